@@ -1,0 +1,142 @@
+"""Everything that Sentinel refuses or fails with, and the HTTP status that says so.
+
+The text of an error is shown to callers: it names what is wrong and never repeats what they sent.
+"""
+
+from __future__ import annotations
+
+
+class SentinelError(Exception):
+    """Something went wrong inside Sentinel."""
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        self.detail = detail or self.__class__.__doc__ or self.title
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(self.detail)
+
+
+class BadInput(SentinelError):
+    """The request cannot be understood."""
+
+    status = 400
+    code = "bad_input"
+    title = "Bad request"
+
+
+class Forged(SentinelError):
+    """The request does not prove who sent it."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "Not authenticated"
+
+
+class Forbidden(SentinelError):
+    """The caller is known but may not do this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class NotFound(SentinelError):
+    """There is nothing here under that name."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class MethodNotAllowed(SentinelError):
+    """This path does not take that method."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"This path takes {', '.join(allowed)}.")
+        self.allowed = allowed
+
+
+class TooSlow(SentinelError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+    title = "Request timeout"
+
+
+class Conflict(SentinelError):
+    """The job is in a state that does not allow this."""
+
+    status = 409
+    code = "conflict"
+    title = "Conflict"
+
+
+class TooLarge(SentinelError):
+    """The request body is larger than this server takes."""
+
+    status = 413
+    code = "body_too_large"
+    title = "Body too large"
+
+
+class UnsupportedMedia(SentinelError):
+    """The body has a content type or an encoding that is not taken here."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class KeyReused(SentinelError):
+    """The Idempotency-Key was used before with a different body."""
+
+    status = 422
+    code = "idempotency_key_reused"
+    title = "Idempotency-Key reused"
+
+
+class HeadersTooLarge(SentinelError):
+    """The request has more, or longer, headers than this server takes."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "Request header fields too large"
+
+
+class Unavailable(SentinelError):
+    """The request could not be kept safely just now; send it again."""
+
+    status = 503
+    code = "unavailable"
+    title = "Try again"
+
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 2) -> None:
+        super().__init__(detail, retry_after_seconds=retry_after_seconds)
+
+
+class SettingsError(SentinelError):
+    """A setting has a value that is not allowed."""
+
+
+class ModelUnavailable(SentinelError):
+    """The model cannot be loaded; jobs wait until it can."""
+
+
+class GenerationFailed(SentinelError):
+    """The model cannot answer this prompt, and trying again would not help."""
+
+
+class SendFailed(SentinelError):
+    """A request to the outside got no answer; another attempt may."""
+
+
+class RefusedAddress(SentinelError):
+    """A URL leads where Sentinel does not go; another attempt would not help."""

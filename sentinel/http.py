@@ -1,0 +1,77 @@
+"""A request and its response as plain values, whatever server carried them. No I/O, no parsing of sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import attrs
+
+from sentinel import payload
+from sentinel.errors import BadInput, MethodNotAllowed, SentinelError
+
+Headers = tuple[tuple[str, str], ...]
+
+
+@attrs.frozen
+class Request:
+    """One HTTP request, whole. Header names are lower case; a repeated header is joined by ", " (RFC 9110, 5.3)."""
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    body: bytes = attrs.field(default=b"", repr=False)
+
+    def header(self, name: str) -> str:
+        """The header's value, or "" when it was not sent."""
+        return self.headers.get(name, "")
+
+    def parameters(self) -> dict[str, str]:
+        """The query's fields; of a repeated one the last. Raises BadInput for more than 100 fields."""
+        try:
+            return dict(parse_qsl(self.query, keep_blank_values=True, max_num_fields=100))
+        except ValueError:
+            raise BadInput("The query has too many fields.") from None
+
+    def content_type(self) -> str:
+        """The media type without its parameters, in lower case."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+
+@attrs.frozen
+class Response:
+    """One HTTP response, whole. `headers` has no Content-Length: the server that sends it adds one."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+    def with_headers(self, *more: tuple[str, str]) -> Response:
+        """The same response with more headers."""
+        return attrs.evolve(self, headers=self.headers + more)
+
+
+def json_response(status: int, value: Any, *headers: tuple[str, str]) -> Response:
+    """A response whose body is `value` as JSON."""
+    return Response(status, payload.encode_json(value), (("content-type", "application/json"), *headers))
+
+
+def problem(error: SentinelError) -> Response:
+    """The error as application/problem+json (RFC 9457)."""
+    body = {"type": f"urn:sentinel:{error.code}", "title": error.title, "status": error.status, "detail": error.detail}
+    headers: Headers = (("content-type", "application/problem+json"),)
+    return Response(error.status, payload.encode_json(body), headers + error_headers(error))
+
+
+def error_headers(error: SentinelError) -> Headers:
+    """The headers that an error asks for: Retry-After (seconds), Allow, WWW-Authenticate."""
+    headers: Headers = ()
+    if error.retry_after_seconds is not None:
+        headers += (("retry-after", str(error.retry_after_seconds)),)
+    if isinstance(error, MethodNotAllowed):
+        headers += (("allow", ", ".join(error.allowed)),)
+    if error.status == 401:
+        headers += (("www-authenticate", "Bearer"),)
+    return headers

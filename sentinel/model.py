@@ -1,0 +1,204 @@
+"""The nouns that gateway, worker and stores share. Frozen values only; no I/O, no clock, no randomness of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+API_CHANNEL = "api"
+DEFAULT_TENANT = "default"
+
+
+class State(StrEnum):
+    """Where a job is. A job ends in one of the last three, or waits for a person in `quarantined`."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    QUARANTINED = "quarantined"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing will happen to the job any more by itself."""
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED)
+
+
+@attrs.frozen
+class Source:
+    """One place that webhooks come from: a bot, an app, an organisation. `settings` holds its secrets and is never printed."""
+
+    tenant: str
+    channel: str
+    name: str
+    settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+    def setting(self, key: str) -> str:
+        """The setting's value, or "" when it is not set."""
+        return self.settings.get(key, "")
+
+
+@attrs.frozen
+class Key:
+    """An API key as the record knows it: never the key itself, only the hash that finds it."""
+
+    id: str
+    tenant: str
+    hint: str
+    created_at: float
+    revoked_at: float | None = None
+
+
+@attrs.frozen
+class Event:
+    """
+    One item of a webhook that deserves an answer.
+
+    Attributes:
+        external_id: the platform's own id of the item; people search by it.
+        text: what the user said, as plain text.
+        conversation: the chat it belongs to, unique within the source; messages of one chat are answered in order.
+        sender: who said it, as the platform names them.
+        reply_to: what the channel needs to send the answer later; JSON values only, no secrets.
+        identity: what makes two deliveries the same item; the external id unless the channel knows better.
+        problem: why the item could not be understood; such a job waits for a person and never reaches the model.
+    """
+
+    external_id: str
+    text: str = attrs.field(repr=False)
+    conversation: str
+    sender: str
+    reply_to: Mapping[str, Any] = attrs.field(factory=dict)
+    identity: str = attrs.field(default="", kw_only=True)
+    problem: str | None = attrs.field(default=None, kw_only=True)
+
+
+@attrs.frozen
+class NewJob:
+    """A job that has not been written yet. `input` is a list of {"role", "content"}; `options` is what the caller asked for."""
+
+    id: str
+    tenant: str
+    channel: str
+    source: str
+    external_id: str
+    input: tuple[Mapping[str, Any], ...] = attrs.field(repr=False)
+    received_at: float
+    verified_by: str = ""
+    conversation: str | None = None
+    sender: str = ""
+    reply_to: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    fingerprint: str = ""
+    priority: int = 100
+    state: State = State.QUEUED
+    last_error: str | None = None
+    replay_of: str | None = None
+
+
+@attrs.frozen
+class Job:
+    """A job as the record holds it. Times are seconds since the epoch; `result` and `progress` are None until known."""
+
+    id: str
+    sequence: int
+    state: State
+    tenant: str
+    channel: str
+    source: str
+    external_id: str
+    conversation: str | None
+    sender: str
+    input: tuple[Mapping[str, Any], ...] = attrs.field(repr=False)
+    reply_to: Mapping[str, Any] = attrs.field(repr=False)
+    options: Mapping[str, Any] = attrs.field(repr=False)
+    fingerprint: str
+    priority: int
+    attempt: int
+    rescues: int
+    received_at: float
+    created_at: float
+    run_at: float
+    started_at: float | None
+    finished_at: float | None
+    cancel_at: float | None
+    progress: float
+    result: Mapping[str, Any] | None = attrs.field(repr=False)
+    last_error: str | None
+    replay_of: str | None
+
+
+@attrs.frozen
+class Claim:
+    """The right to work on a job, until it is finished, released or taken away. Every write must show `lease_token`."""
+
+    job: Job
+    lease_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Outgoing:
+    """
+    One HTTP request that Sentinel sends. `headers` may hold credentials and is never printed.
+
+    `guarded` means that a caller chose the URL, so it may lead only to public addresses or to the tenant's allowed networks.
+    """
+
+    url: str
+    body: bytes = attrs.field(repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    method: str = "POST"
+    guarded: bool = False
+
+
+class Outcome(StrEnum):
+    """What came of sending one request."""
+
+    SENT = "sent"
+    RETRY = "retry"
+    FAILED = "failed"
+
+
+@attrs.frozen
+class Verdict:
+    """
+    What a platform's answer means for the part that was sent.
+
+    `retry_after_seconds` is the platform's own wish, if it named one; `reply_to` replaces the address for the next attempt
+    (a Telegram group that became a supergroup).
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    retry_after_seconds: float | None = None
+    reply_to: Mapping[str, Any] | None = None
+
+
+SENT = Verdict(Outcome.SENT)
+
+
+def job_id(*identity: str) -> str:
+    """
+    The id of the job that `identity` (tenant, channel, source, the platform's id …) stands for: 128 bits of SHA-256, as a UUID.
+
+    The same identity gives the same id everywhere, so the record's primary key is the de-duplication. Parts are
+    length-prefixed: no two different identities are hashed as the same bytes.
+    """
+    digest = hashlib.sha256()
+    for part in identity:
+        raw = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+    return str(uuid.UUID(bytes=digest.digest()[:16]))
+
+
+def random_id() -> str:
+    """A new id that stands for nothing outside: 128 random bits."""
+    return str(uuid.uuid4())

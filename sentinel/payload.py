@@ -1,0 +1,156 @@
+"""Strict JSON, forms and XML: bytes in, plain values out, or BadInput that names what is wrong. No I/O.
+
+Strict means: what two parsers could read differently is refused, and so is what a store could not keep.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+from xml.etree import ElementTree
+
+import msgspec
+
+from sentinel.errors import BadInput
+
+DEPTH_MAX = 64
+NODES_MAX = 20_000
+XML_DEPTH_MAX = 50
+INTEGER_MAX = 2**63 - 1
+
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+_XML_ENCODING = re.compile(rb"""^(?:\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_decoder = msgspec.json.Decoder()
+_encoder = msgspec.json.Encoder()
+
+
+def encode_json(value: Any) -> bytes:
+    """`value` as compact UTF-8 JSON."""
+    return _encoder.encode(value)
+
+
+def decode_own_json(text: str | bytes) -> Any:
+    """The value of JSON that Sentinel itself wrote; not for anything that came from outside."""
+    return _decoder.decode(text)
+
+
+def decode_json(body: bytes | str) -> Any:
+    """
+    The JSON value that `body` holds.
+
+    Raises:
+        BadInput: for anything that is not JSON (RFC 8259) in UTF-8, and for what JSON allows but two readers could
+            understand differently or a store could not keep: repeated keys, U+0000, lone surrogates, integers beyond
+            64 bits, numbers beyond a double, more than 64 levels or 20,000 values.
+    """
+    if not body:
+        raise BadInput("The body is empty; JSON was expected.")
+    try:
+        value = _decoder.decode(body)
+    except RecursionError:
+        raise BadInput(f"The JSON is nested deeper than {DEPTH_MAX} levels.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise BadInput(f"The body is not valid JSON: {_reason(error)}") from None
+    keys = _check_tree(value)
+    raw = body if isinstance(body, bytes) else body.encode()
+    if _STRINGS.sub(b"", raw).count(b":") != keys:
+        raise BadInput("The JSON has the same key twice in one object.")
+    return value
+
+
+def decode_form(body: bytes) -> dict[str, str]:
+    """The fields of an application/x-www-form-urlencoded body. Raises BadInput for repeated fields, U+0000 and bad UTF-8."""
+    try:
+        fields = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=200, errors="strict")
+    except ValueError:
+        raise BadInput("The body is not a valid form.") from None
+    form = dict(fields)
+    if len(form) != len(fields):
+        raise BadInput("The form has the same field twice.")
+    for name, value in fields:
+        _check_string(name)
+        _check_string(value)
+    return form
+
+
+def decode_xml(body: bytes) -> ElementTree.Element:
+    """
+    The root element of an XML document in UTF-8.
+
+    Raises:
+        BadInput: if it is not well-formed, declares a DOCTYPE or entities (CWE-611, CWE-776), or nests too deep.
+    """
+    if not body:
+        raise BadInput("The body is empty; XML was expected.")
+    if b"\0" in body:
+        # No XML in UTF-8 has one, but expat would take "<\0!\0" for UTF-16 and read declarations that the next check cannot see.
+        raise BadInput("The XML must be in UTF-8.")
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
+        raise BadInput("The XML has a DOCTYPE or an entity declaration, which is not taken.")
+    encoding = _XML_ENCODING.match(body)
+    if encoding and encoding[1].lower() not in (b"utf-8", b"us-ascii"):
+        raise BadInput("The XML must be in UTF-8.")
+    try:
+        body.decode("utf-8")
+        parser = ElementTree.XMLParser(target=_BoundedTree(), encoding="utf-8")
+        parser.feed(body)
+        root: ElementTree.Element = parser.close()
+    except (ElementTree.ParseError, ValueError):
+        raise BadInput("The body is not well-formed XML in UTF-8.") from None
+    return root
+
+
+class _BoundedTree(ElementTree.TreeBuilder):
+    """A tree builder that refuses deep nesting while it parses, before the tree exists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+
+    def start(self, tag: Any, attributes: Any, /) -> ElementTree.Element:
+        self.depth += 1
+        if self.depth > XML_DEPTH_MAX:
+            raise BadInput(f"The XML is nested deeper than {XML_DEPTH_MAX} levels.")
+        return super().start(tag, attributes)
+
+    def end(self, tag: str, /) -> ElementTree.Element:
+        self.depth -= 1
+        return super().end(tag)
+
+
+def _check_tree(root: Any) -> int:
+    """Check every value below `root`; return how many object keys there are. Iterative: no input can exhaust the stack."""
+    keys = nodes = depth = 0
+    level = [root]
+    while level:
+        depth += 1
+        nodes += len(level)
+        if depth > DEPTH_MAX or nodes > NODES_MAX:
+            raise BadInput(f"The JSON has more than {DEPTH_MAX} levels or {NODES_MAX} values.")
+        deeper: list[Any] = []
+        for value in level:
+            kind = type(value)
+            if kind is str:
+                _check_string(value)
+            elif kind is dict:
+                keys += len(value)
+                for key in value:
+                    _check_string(key)
+                deeper.extend(value.values())
+            elif kind is list:
+                deeper.extend(value)
+            elif kind is int and not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
+                raise BadInput("The JSON has an integer beyond 64 bits.")
+        level = deeper
+    return keys
+
+
+def _check_string(text: str) -> None:
+    if "\0" in text:
+        raise BadInput("The body has a string with U+0000 in it.")
+
+
+def _reason(error: Exception) -> str:
+    """The parser's words, which never quote the input."""
+    return str(error)[:160]

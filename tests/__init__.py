@@ -1,0 +1,1 @@
+"""The tests, in packages: without this file tests/worker would shadow worker."""
