@@ -1,0 +1,295 @@
+"""What a record is: the one authority on every job. One file per store; `tests/records/test_conformance.py` says whether it is one.
+
+A record is synchronous, holds one connection and is used by one thread at a time (`Store` sees to it). Every method is one
+transaction. Times come in as `now`. A write to a running job shows the job's `lease_token` or changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import trio
+
+from sentinel.errors import SettingsError
+from sentinel.model import Claim, Job, Key, NewJob, Source, State
+
+RESCUES_MAX = 3
+LEASE_SECONDS = 45.0
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Step:
+    """One line of a job's story. `at` is seconds since the epoch."""
+
+    at: float
+    step: str
+    attempt: int
+    detail: str | None = None
+
+
+@attrs.frozen
+class Lease:
+    """A job that the record says this worker is running."""
+
+    job_id: str
+    lease_token: str = attrs.field(repr=False)
+    cancelled: bool
+
+
+@attrs.frozen
+class Worker:
+    """A worker that has not been declared dead. `status` is "ready", or says why it is not."""
+
+    id: int
+    name: str
+    slots: int
+    status: str
+    last_seen: float
+
+
+@attrs.frozen
+class Progress:
+    """How far a running job is, from 0 to 1."""
+
+    job_id: str
+    lease_token: str = attrs.field(repr=False)
+    progress: float
+
+
+@attrs.frozen
+class Reply:
+    """The model's answer, cut into the parts to deliver; written before the first part is sent."""
+
+    job_id: str
+    lease_token: str = attrs.field(repr=False)
+    result: Mapping[str, Any] = attrs.field(repr=False)
+    parts: Sequence[str] = attrs.field(repr=False, default=())
+
+
+@attrs.frozen
+class Part:
+    """One part of a reply that is still to be sent. `attempts` counts the tries so far."""
+
+    number: int
+    text: str = attrs.field(repr=False)
+    attempts: int
+
+
+@attrs.frozen
+class PartSettled:
+    """What came of sending a part: state `sent`, `failed` for good, or `pending` for another try. `reply_to` is a new address."""
+
+    job_id: str
+    lease_token: str = attrs.field(repr=False)
+    number: int
+    state: str
+    reason: str | None = None
+    reply_to: Mapping[str, Any] | None = None
+
+
+@attrs.frozen
+class Ending:
+    """
+    The end of a claim: the job ended (`state`), or goes round again at `run_at` (state QUEUED).
+
+    `uncount` gives the attempt back: the job did nothing wrong.
+    """
+
+    job_id: str
+    lease_token: str = attrs.field(repr=False)
+    state: State
+    error: str | None = None
+    run_at: float = 0.0
+    uncount: bool = False
+
+
+@attrs.frozen
+class Callback:
+    """A result on its way to its caller's URL; `attempts` counts this one."""
+
+    job_id: str
+    tenant: str
+    url: str
+    attempts: int
+    lease_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class CallbackState:
+    """How far a job's callback is: pending, delivered or failed."""
+
+    status: str
+    attempts: int
+    last_error: str | None
+
+
+@attrs.frozen
+class Directory:
+    """Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant."""
+
+    tenants: frozenset[str] = frozenset()
+    sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict, repr=False)
+    keys: Mapping[str, Key] = attrs.field(factory=dict, repr=False)
+    networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    callback_secrets: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen
+class JobFilter:
+    """Which jobs to list, newest first. None means any; `before` is the sequence to go on from."""
+
+    tenant: str | None = None
+    states: Sequence[State] | None = None
+    channel: str | None = None
+    external_id: str | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class Record(Protocol):
+    """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
+
+    def migrate(self) -> list[str]:
+        """Bring the schema up to date; the names of what was applied. Safe to run twice and by two at once."""
+
+    def close(self) -> None:
+        """Give the connection back. The record is not used afterwards."""
+
+    # Accepting: what the gateway does.
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
+        """Write all jobs in one commit; True for each that was new. May be repeated blindly: the id is the de-duplication."""
+
+    def withdraw(self, ids: Sequence[str]) -> int:
+        """Remove jobs that nobody has begun; how many."""
+
+    # Reading and steering: what people and the job API do. A tenant of None means any.
+    def find_job(self, job_id: str, tenant: str | None = None) -> Job | None:
+        """The job, or None if there is none of that id for that tenant."""
+
+    def list_jobs(self, wanted: JobFilter) -> list[Job]:
+        """The jobs that match, newest first."""
+
+    def queue_position(self, job: Job) -> int:
+        """How many queued jobs are before it."""
+
+    def ended(self, ids: Sequence[str]) -> set[str]:
+        """Those of the ids whose jobs have ended."""
+
+    def story(self, job_id: str) -> list[Step]:
+        """Every step of the job, in order."""
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state that is not an end, and how many are quarantined."""
+
+    def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
+        """End a waiting job, or ask its worker to stop; an ended one stays as it is. The job as it then is, or None."""
+
+    def retry(self, job_id: str, now: float) -> bool:
+        """Put a failed, cancelled or quarantined job back; False if it is in no such state or was never understood."""
+
+    def find_callback(self, job_id: str) -> CallbackState | None:
+        """The state of the job's callback, or None if it has none yet."""
+
+    # Working: what a worker does.
+    def register(self, name: str, process: str, slots: int, status: str, now: float) -> int:
+        """A new worker's id."""
+
+    def heartbeat(self, worker: int, slots: int, status: str, progress: Sequence[Progress], now: float) -> bool:
+        """Say that the worker lives and how far its jobs are; False if it was declared dead."""
+
+    def leases(self, worker: int) -> list[Lease]:
+        """The jobs that the record says this worker runs."""
+
+    def claim(self, worker: int, count: int, now: float) -> list[Claim]:
+        """Up to `count` jobs, fair between tenants, by priority and age, one at a time per conversation."""
+
+    def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
+        """Write answers and their parts; False for a lost lease."""
+
+    def pending_parts(self, job_id: str) -> list[Part]:
+        """The parts still to be sent, in order."""
+
+    def settle_parts(self, parts: Sequence[PartSettled], now: float) -> list[bool]:
+        """Write what came of sending; False for a lost lease."""
+
+    def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
+        """End claims; False for a lost lease, which leaves a `stale_finish` step in the job's story."""
+
+    def bury(self, worker: int, now: float) -> None:
+        """Declare a worker dead, so that nobody waits for it."""
+
+    def reap(self, now: float) -> int:
+        """Declare dead who was not seen for LEASE_SECONDS or whose process is gone, and take their jobs back; how many jobs."""
+
+    def workers(self) -> list[Worker]:
+        """The workers that have not been declared dead."""
+
+    def claim_callbacks(self, count: int, lease_seconds: float, now: float) -> list[Callback]:
+        """Callbacks that are due; each is back in the queue after `lease_seconds` unless settled."""
+
+    def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
+        """Write what came of a callback (`delivered`, `failed`, or `pending` until `next_at`); False for a lost lease."""
+
+    def prune(self, before: float) -> int:
+        """Remove up to 1,000 jobs that ended before that time, with all that belongs to them; how many. Quarantined ones stay."""
+
+    # Administering: what the command line does, and what gateways follow.
+    def directory_version(self) -> int:
+        """A number that changes whenever the directory does."""
+
+    def directory(self) -> Directory:
+        """Tenants, sources, keys and networks."""
+
+    def keys(self) -> list[Key]:
+        """All keys, revoked ones too."""
+
+    def add_tenant(self, name: str, now: float) -> bool:
+        """True if the tenant is new."""
+
+    def put_source(self, source: Source, now: float) -> bool:
+        """Add a source or replace its settings; False if another tenant has that channel and name."""
+
+    def remove_source(self, source: Source) -> bool:
+        """True if it was there."""
+
+    def add_key(self, key: Key, key_hash: str, now: float) -> None:
+        """Keep a new key's hash."""
+
+    def revoke_key(self, key_id: str, now: float) -> bool:
+        """True if it was live."""
+
+    def callback_secret(self, tenant: str, candidate: str) -> str:
+        """The tenant's callback secret; `candidate` becomes it if there is none yet."""
+
+    def allow_network(self, tenant: str, network: str) -> None:
+        """Let the tenant's callbacks go to this network (CIDR), also by plain http."""
+
+
+@attrs.frozen(eq=False)
+class Store:
+    """A record and the one thread at a time that may use it."""
+
+    record: Record
+    limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    async def call(self, method: Callable[..., T], *args: Any) -> T:
+        """`method(*args)` in a thread; `method` is one of the record's. Waits its turn; the driver's own timeout bounds it."""
+        return await trio.to_thread.run_sync(method, *args, limiter=self.limiter)
+
+
+def open_record(url: str, busy_seconds: float = 10.0) -> Record:
+    """
+    The record that `url` names (`sqlite:PATH`), with its schema up to date.
+
+    `busy_seconds` bounds how long a call waits for the store before it raises Unavailable.
+    """
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite":
+        from sentinel.records.sqlite import SqliteRecord
+
+        return SqliteRecord(rest, busy_seconds)
+    raise SettingsError(f"SENTINEL_RECORD has the unknown scheme {scheme!r}.")

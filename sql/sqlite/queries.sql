@@ -1,0 +1,217 @@
+-- The record's statements, by name. `sql/postgres/queries.sql` will have the same names, so that `diff` shows the dialect.
+-- SQLite has one writer at a time (BEGIN IMMEDIATE), so nothing here needs row locks or SKIP LOCKED.
+
+-- name: known
+-- Which of the ids are there already; one row, so that the interpreter is left and entered once per batch.
+SELECT json_group_array(id) AS ids FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))
+
+-- name: accept
+INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input)
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now, :now,
+       CASE WHEN value->>8 = 'quarantined' THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
+       value->>16
+FROM json_each(:rows)
+
+-- name: withdraw
+-- Only what nobody has begun: a job that its sender was told to send again.
+DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'queued' AND attempt = 0 AND rescues = 0
+
+-- name: find_job
+SELECT * FROM jobs WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
+
+-- name: list_jobs
+SELECT * FROM jobs
+WHERE (:tenant IS NULL OR tenant = :tenant)
+  AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))
+  AND (:channel IS NULL OR channel = :channel)
+  AND (:external_id IS NULL OR external_id = :external_id)
+  AND (:before IS NULL OR sequence < :before)
+ORDER BY sequence DESC LIMIT :limit
+
+-- name: queue_position
+SELECT count(*) AS ahead FROM jobs WHERE state = 'queued' AND (priority, sequence) < (:priority, :sequence)
+
+-- name: ended
+SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
+
+-- name: story
+SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :id
+
+-- name: counts
+SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 'running', 'quarantined') GROUP BY state
+
+-- name: cancel_waiting
+UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
+WHERE id = :id AND tenant = :tenant AND state IN ('scheduled', 'queued')
+
+-- name: cancel_running
+UPDATE jobs SET cancel_at = coalesce(cancel_at, :now) WHERE id = :id AND tenant = :tenant AND state = 'running'
+
+-- name: retry_ended
+UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL
+WHERE id = :id AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%'
+
+-- name: reopen_outbox
+UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id AND state = 'failed'
+
+-- name: forget_callback
+DELETE FROM callbacks WHERE job_id = :id
+
+-- name: add_step
+INSERT INTO job_steps(job_id, at, step, attempt, detail) SELECT id, :now, :step, attempt, :detail FROM jobs WHERE id = :id
+
+-- name: register_worker
+INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :process, :slots, :status, :now)
+
+-- name: see_worker
+UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id = :worker AND dead_at IS NULL
+
+-- name: set_progress
+UPDATE jobs SET progress = :progress WHERE id = :id AND lease_token = :token
+
+-- name: leases
+SELECT id, lease_token, cancel_at FROM jobs WHERE worker_id = :worker AND state = 'running'
+
+-- name: workers
+SELECT id, name, process, slots, status, last_seen FROM workers WHERE dead_at IS NULL ORDER BY id
+
+-- name: bury_worker
+UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
+
+-- name: orphans
+SELECT id, rescues, cancel_at FROM jobs
+WHERE state = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) ORDER BY sequence LIMIT 500
+
+-- name: rescue
+UPDATE jobs SET state = :state, rescues = rescues + 1, lease_token = NULL, worker_id = NULL, run_at = :now, last_error = :error,
+                finished_at = CASE WHEN :state = 'queued' THEN NULL ELSE :now END
+WHERE id = :id AND state = 'running'
+
+-- name: anything_to_claim
+SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'queued') OR EXISTS (SELECT 1 FROM jobs WHERE state = 'scheduled' AND run_at <= :now)
+
+-- name: promote
+UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND run_at <= :now
+
+-- name: waiting_tenants
+-- A loose index scan: one probe of jobs_ready per tenant, however long its queue is.
+WITH RECURSIVE t(tenant) AS (
+    SELECT min(tenant) FROM jobs WHERE state = 'queued'
+    UNION ALL
+    SELECT (SELECT min(tenant) FROM jobs WHERE state = 'queued' AND tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL
+)
+SELECT tenant FROM t WHERE tenant IS NOT NULL LIMIT 1000
+
+-- name: claimable
+-- A job waits while an earlier one of its conversation lives, so a chat is answered one message at a time and in order.
+SELECT id FROM jobs AS j
+WHERE state = 'queued' AND tenant = :tenant
+  AND (conversation IS NULL OR NOT EXISTS (
+        SELECT 1 FROM jobs AS e
+        WHERE e.conversation = j.conversation AND e.state IN ('scheduled', 'queued', 'running') AND e.sequence < j.sequence
+          AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source))
+ORDER BY priority, sequence LIMIT :limit
+
+-- name: claim
+UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = :token, worker_id = :worker, started_at = :now
+WHERE id = :id AND state = 'queued' RETURNING *
+
+-- name: save_reply
+UPDATE jobs SET result = :result, progress = 1 WHERE id = :id AND lease_token = :token
+
+-- name: add_part
+INSERT INTO outbox(job_id, part, text) VALUES (:id, :part, :text) ON CONFLICT DO NOTHING
+
+-- name: pending_parts
+SELECT part, text, attempts FROM outbox WHERE job_id = :id AND state = 'pending' ORDER BY part
+
+-- name: owns
+SELECT 1 FROM jobs WHERE id = :id AND lease_token = :token
+
+-- name: settle_part
+UPDATE outbox SET state = :state, attempts = attempts + 1, last_error = :error, settled_at = :now
+WHERE job_id = :id AND part = :part AND state = 'pending'
+
+-- name: set_reply_to
+UPDATE jobs SET reply_to = :reply_to WHERE id = :id AND lease_token = :token
+
+-- name: finish
+UPDATE jobs SET state = :state, lease_token = NULL, worker_id = NULL, finished_at = :now, last_error = :error
+WHERE id = :id AND lease_token = :token
+
+-- name: again
+-- A retry, or a release that gives the attempt back. A job that was cancelled meanwhile ends instead of going round again.
+UPDATE jobs SET state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN :run_at <= :now THEN 'queued' ELSE 'scheduled' END,
+                finished_at = CASE WHEN cancel_at IS NOT NULL THEN :now END,
+                run_at = :run_at, attempt = attempt - :uncount, lease_token = NULL, worker_id = NULL,
+                last_error = coalesce(:error, last_error)
+WHERE id = :id AND lease_token = :token
+
+-- name: open_callback
+INSERT INTO callbacks(job_id, tenant, url, next_at)
+SELECT id, tenant, options->>'callback_url', :now FROM jobs
+WHERE id = :id AND options->>'callback_url' IS NOT NULL AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
+ON CONFLICT DO NOTHING
+
+-- name: find_callback
+SELECT state, attempts, last_error, url FROM callbacks WHERE job_id = :id
+
+-- name: claim_callbacks
+UPDATE callbacks SET lease_token = :token, next_at = :lease_until, attempts = attempts + 1
+WHERE job_id IN (SELECT job_id FROM callbacks WHERE state = 'pending' AND next_at <= :now ORDER BY next_at LIMIT :limit)
+RETURNING job_id, tenant, url, attempts, lease_token
+
+-- name: settle_callback
+UPDATE callbacks SET state = :state, next_at = coalesce(:next_at, next_at), last_error = :error, lease_token = NULL,
+                     settled_at = CASE WHEN :state = 'pending' THEN NULL ELSE :now END
+WHERE job_id = :id AND lease_token = :token
+
+-- name: prune_steps
+DELETE FROM job_steps WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: prune_outbox
+DELETE FROM outbox WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: prune_callbacks
+DELETE FROM callbacks WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: prune_jobs
+DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: directory_version
+SELECT version FROM directory_version
+
+-- name: tenants
+SELECT name, callback_secret FROM tenants ORDER BY name
+
+-- name: add_tenant
+INSERT INTO tenants(name, created_at) VALUES (:name, :now) ON CONFLICT DO NOTHING
+
+-- name: set_callback_secret
+UPDATE tenants SET callback_secret = :secret WHERE name = :tenant AND callback_secret IS NULL
+
+-- name: sources
+SELECT tenant, channel, name, settings FROM sources ORDER BY channel, name
+
+-- name: put_source
+INSERT INTO sources(channel, name, tenant, settings, created_at) VALUES (:channel, :name, :tenant, :settings, :now)
+ON CONFLICT(channel, name) DO UPDATE SET settings = :settings WHERE tenant = :tenant
+
+-- name: remove_source
+DELETE FROM sources WHERE channel = :channel AND name = :name AND tenant = :tenant
+
+-- name: keys
+SELECT id, tenant, hash, hint, created_at, revoked_at FROM keys ORDER BY created_at
+
+-- name: add_key
+INSERT INTO keys(id, tenant, hash, hint, created_at) VALUES (:id, :tenant, :hash, :hint, :now)
+
+-- name: revoke_key
+UPDATE keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
+
+-- name: networks
+SELECT tenant, network FROM allowed_networks ORDER BY tenant, network
+
+-- name: allow_network
+INSERT INTO allowed_networks(tenant, network) VALUES (:tenant, :network) ON CONFLICT DO NOTHING
