@@ -1,0 +1,150 @@
+"""The gateway as an ASGI application: `hypercorn --worker-class trio sentinel.asgi:app` serves every route.
+
+Only translates between ASGI and `Gateway.handle`, within limits that Hypercorn leaves to the application: the size, the time and
+the framing of a request. Importing this file makes Hypercorn survive what a connection can throw at it (see `serve.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+
+from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow, Unavailable
+from sentinel.gateway import Gateway, open_gateway
+from sentinel.http import Request, Response, problem
+from sentinel.hypercorn_guard import guard_hypercorn
+from sentinel.logs import configure_logs, log
+from sentinel.settings import load_settings
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+HEADERS_MAX = 100
+HEADER_BYTES_MAX = 16_384
+DRAIN_SECONDS_MAX = 2.0
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole; there is nobody to answer."""
+
+
+@attrs.define(eq=False)
+class Application:
+    """An ASGI application around a gateway; without one it opens its own when the lifespan starts."""
+
+    gateway: Gateway | None = None
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope. WebSockets are refused."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _http(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        whole = False
+        try:
+            if self.gateway is None:
+                raise Unavailable("The gateway has not started.")
+            request = await _read_request(scope, receive, self.gateway)
+            whole = True
+            response = await self.gateway.handle(request)
+        except ClientGone:
+            return
+        except SentinelError as error:
+            response = problem(error)
+        await _send_response(response, scope["method"], send, close=not whole)
+        if not whole:
+            await _drain(receive)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        if self.gateway is not None:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        try:
+            await self._live(receive, send)
+        except Exception as error:
+            # Hypercorn would log this and go on answering without us; a gateway that cannot keep jobs must not look alive.
+            log.critical("gateway.died", error=repr(error)[:500])
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        settings = load_settings(os.environ)
+        configure_logs(settings.log_format, settings.log_level)
+        async with open_gateway(settings) as self.gateway:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _read_request(scope: dict[str, Any], receive: Receive, gateway: Gateway) -> Request:
+    headers = _read_headers(scope["headers"])
+    path = scope["path"]
+    if any(character < " " or character == "\x7f" for character in path):
+        raise BadInput("The path has control characters.")
+    length = headers.get("content-length", "0")
+    if length.isdigit() and int(length[:20]) > gateway.settings.body_bytes_max:
+        raise TooLarge(f"The body is larger than {gateway.settings.body_bytes_max} bytes.")
+    body = await _read_body(receive, gateway.settings.body_bytes_max, gateway.settings.body_seconds_max)
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    return Request(method, path, scope["query_string"].decode("latin-1"), headers, body)
+
+
+def _read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers as text. Raises for too many, and for framing that a proxy in front could read in another way (RFC 9112, 6.1)."""
+    if len(raw) > HEADERS_MAX or sum(len(name) + len(value) for name, value in raw) > HEADER_BYTES_MAX:
+        raise HeadersTooLarge(f"At most {HEADERS_MAX} headers and {HEADER_BYTES_MAX} bytes of them are taken.")
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    if "transfer-encoding" in headers and "content-length" in headers:
+        raise BadInput("A request must not have both Content-Length and Transfer-Encoding.")
+    return headers
+
+
+async def _read_body(receive: Receive, bytes_max: int, seconds_max: float) -> bytes:
+    chunks, size = [], 0
+    with trio.move_on_after(seconds_max):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > bytes_max:
+                raise TooLarge(f"The body is larger than {bytes_max} bytes.")
+            if not message.get("more_body"):
+                return b"".join(chunks)
+    raise TooSlow(f"The body did not arrive within {seconds_max:g} seconds.")
+
+
+async def _send_response(response: Response, method: str, send: Send, *, close: bool) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    headers.append((b"content-length", str(len(response.body)).encode()))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
+
+
+async def _drain(receive: Receive) -> None:
+    """Read what is still coming of a refused body for a moment: a reset before the client reads would hide the answer from it."""
+    with trio.move_on_after(DRAIN_SECONDS_MAX):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+guard_hypercorn()
+app = Application()

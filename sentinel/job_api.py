@@ -1,0 +1,147 @@
+"""The job API: submit a job, look at it, wait for it, list, cancel. A key's tenant sees its own jobs; another's are 404."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from sentinel.directory import DirectoryFollower
+from sentinel.errors import BadInput, KeyReused, NotFound
+from sentinel.http import Request, Response, json_response
+from sentinel.intake import Intake
+from sentinel.job_request import JobRequest, parse_job_request
+from sentinel.job_view import API_STATUS, job_document
+from sentinel.model import API_CHANNEL, Job, NewJob, State, job_id, random_id
+from sentinel.records import JobFilter, Store
+from sentinel.watch import Watch
+from sentinel.webhooks import check_media
+
+WAIT_SECONDS_MAX = 60
+LIST_LIMIT_MAX = 200
+IDEMPOTENCY_KEY_MAX = 255
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
+
+
+@attrs.frozen(eq=False)
+class JobApi:
+    """The routes under /v1/jobs."""
+
+    directory: DirectoryFollower
+    intake: Intake
+    store: Store
+    watch: Watch
+
+    async def submit(self, request: Request, now: float) -> Response:
+        """202 with the job once it is kept; 200 with the finished job if `Prefer: wait` saw it end."""
+        tenant = self.directory.authenticate(request).tenant
+        check_media(request, ("application/json",))
+        wanted = parse_job_request(request.body)
+        job = _new_job(wanted, request, tenant, now)
+        (created,) = await self.intake.accept([job])
+        if not created:
+            await self._check_same_body(job)
+        waited = await self._wait(request, job.id)
+        kept = await self.store.call(self.store.record.find_job, job.id, tenant)
+        document = await self._document(kept) if kept else _just_accepted(job)
+        headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *waited]
+        if not created:
+            headers.append(("sentinel-duplicate", "true"))
+        return json_response(200 if kept and kept.state.ended and waited else 202, document, *headers)
+
+    async def show(self, request: Request, job_id: str) -> Response:
+        """The job in whatever state it is; `Prefer: wait=N` waits for its end first."""
+        tenant = self.directory.authenticate(request).tenant
+        await self._find(job_id, tenant)
+        waited = await self._wait(request, job_id)
+        return json_response(200, await self._document(await self._find(job_id, tenant)), *waited)
+
+    async def cancel(self, request: Request, job_id: str, now: float) -> Response:
+        """The job after the request to stop it; asking again, or too late, changes nothing."""
+        tenant = self.directory.authenticate(request).tenant
+        job = await self.store.call(self.store.record.cancel, job_id, tenant, now)
+        if job is None:
+            raise NotFound("There is no job of that id.")
+        return json_response(202 if job.state is State.RUNNING else 200, await self._document(job))
+
+    async def list_page(self, request: Request) -> Response:
+        """The tenant's jobs, newest first, a page at a time."""
+        tenant = self.directory.authenticate(request).tenant
+        wanted = await self._filter(request.parameters(), tenant)
+        jobs = await self.store.call(self.store.record.list_jobs, attrs.evolve(wanted, limit=wanted.limit + 1))
+        page = jobs[: wanted.limit]
+        body = {"object": "list", "data": [job_document(job) for job in page], "has_more": len(jobs) > len(page)}
+        return json_response(200, body | {"last_id": page[-1].id if page else None})
+
+    async def _find(self, job_id: str, tenant: str) -> Job:
+        job = await self.store.call(self.store.record.find_job, job_id, tenant)
+        if job is None:
+            raise NotFound("There is no job of that id.")
+        return job
+
+    async def _document(self, job: Job) -> dict[str, Any]:
+        position = callback = None
+        if job.state is State.QUEUED:
+            position = await self.store.call(self.store.record.queue_position, job)
+        if "callback_url" in job.options:
+            callback = await self.store.call(self.store.record.find_callback, job.id)
+        return job_document(job, position, callback)
+
+    async def _check_same_body(self, job: NewJob) -> None:
+        kept = await self.store.call(self.store.record.find_job, job.id, job.tenant)
+        if kept is not None and kept.fingerprint != job.fingerprint:
+            raise KeyReused(f"The Idempotency-Key was used for job {job.id} with a different body.")
+
+    async def _wait(self, request: Request, job_id: str) -> list[tuple[str, str]]:
+        """Wait as the header `Prefer: wait=SECONDS` asks (RFC 7240, 4.3); the header that says it was done, or none."""
+        asked = _WAIT.search(request.header("prefer").lower())
+        if asked is None:
+            return []
+        seconds = min(int(asked[1]), WAIT_SECONDS_MAX)
+        await self.watch.wait_ended(job_id, seconds)
+        return [("preference-applied", f"wait={seconds}")]
+
+    async def _filter(self, parameters: Mapping[str, str], tenant: str) -> JobFilter:
+        if unknown := sorted(parameters.keys() - {"status", "channel", "external_id", "limit", "after"}):
+            raise BadInput(f"There is no parameter {unknown[0][:40]!r}; there are status, channel, external_id, limit and after.")
+        limit = parameters.get("limit", "50")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= LIST_LIMIT_MAX):
+            raise BadInput(f"limit must be a whole number from 1 to {LIST_LIMIT_MAX}.")
+        states = None
+        if status := parameters.get("status"):
+            states = [state for state, name in API_STATUS.items() if name == status]
+            if not states:
+                raise BadInput(f"status must be one of {', '.join(sorted(set(API_STATUS.values())))}.")
+        after = parameters.get("after")
+        before = (await self._find(after, tenant)).sequence if after else None
+        return JobFilter(tenant, states, parameters.get("channel"), parameters.get("external_id"), before, int(limit))
+
+
+def _new_job(wanted: JobRequest, request: Request, tenant: str, now: float) -> NewJob:
+    key = request.header("idempotency-key")
+    if len(key) > IDEMPOTENCY_KEY_MAX:
+        raise BadInput(f"The Idempotency-Key is longer than {IDEMPOTENCY_KEY_MAX} characters.")
+    return NewJob(
+        id=job_id(tenant, API_CHANNEL, "", key) if key else random_id(),
+        tenant=tenant,
+        channel=API_CHANNEL,
+        source=API_CHANNEL,
+        external_id=key,
+        input=wanted.input,
+        received_at=now,
+        verified_by="api key",
+        conversation=wanted.conversation,
+        options=wanted.options,
+        fingerprint=hashlib.sha256(request.body).hexdigest(),
+        priority=wanted.priority,
+    )
+
+
+def _just_accepted(job: NewJob) -> dict[str, Any]:
+    """The document of a job that was kept but cannot be read this moment."""
+    return {"id": job.id, "object": "job", "status": "queued", "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

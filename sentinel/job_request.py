@@ -1,0 +1,110 @@
+"""What a caller may ask of a job: the body of POST /v1/jobs, checked field by field. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from sentinel import payload
+from sentinel.errors import BadInput
+
+MESSAGES_MAX = 200
+TOKENS_MAX = 8192
+CONVERSATION_MAX = 200
+METADATA_BYTES_MAX = 16_384
+URL_MAX = 2_048
+ROLES = ("system", "user", "assistant")
+FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority")
+
+
+@attrs.frozen
+class JobRequest:
+    """A checked request. `options` holds what the worker and the caller need later: callback_url, metadata, max_tokens."""
+
+    input: tuple[Mapping[str, Any], ...] = attrs.field(repr=False)
+    options: Mapping[str, Any] = attrs.field(repr=False)
+    conversation: str | None = None
+    priority: int = 100
+
+
+def parse_job_request(body: bytes) -> JobRequest:
+    """The request that `body` holds. Raises BadInput naming the field that is wrong and what it may be."""
+    given = payload.decode_json(body)
+    if not isinstance(given, dict):
+        raise BadInput('The body must be a JSON object such as {"input": "hello"}.')
+    if unknown := sorted(given.keys() - set(FIELDS)):
+        raise BadInput(f"There is no field {unknown[0][:40]!r}; there are {', '.join(FIELDS)}.")
+    options = {
+        "callback_url": _callback_url(given.get("callback_url")),
+        "metadata": _metadata(given.get("metadata")),
+        "max_tokens": _integer("max_tokens", given.get("max_tokens"), 1, TOKENS_MAX),
+    }
+    return JobRequest(
+        input=_messages(given.get("input")),
+        options={name: value for name, value in options.items() if value is not None},
+        conversation=_conversation(given.get("conversation")),
+        priority=_integer("priority", given.get("priority"), 0, 1000) if given.get("priority") is not None else 100,  # type: ignore[arg-type]
+    )
+
+
+def _messages(given: Any) -> tuple[Mapping[str, Any], ...]:
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    if not isinstance(given, list) or not 1 <= len(given) <= MESSAGES_MAX:
+        raise BadInput(f'input must be a text, or a list of 1 to {MESSAGES_MAX} messages {{"role", "content"}}.')
+    for place, message in enumerate(given):
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise BadInput(f"input[{place}] must be an object with role and content, and nothing else.")
+        if message["role"] not in ROLES:
+            raise BadInput(f"input[{place}].role must be one of {', '.join(ROLES)}.")
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise BadInput(f"input[{place}].content must be a text that is not blank.")
+    return tuple(given)
+
+
+def _callback_url(given: Any) -> str | None:
+    """A URL that can be parsed in one way only; where it may lead is decided when it is called."""
+    if given is None:
+        return None
+    if (
+        not isinstance(given, str)
+        or not given.isascii()
+        or len(given) > URL_MAX
+        or any(c <= " " or c in '\\"<>^`{|}\x7f' for c in given)
+    ):
+        raise BadInput(f"callback_url must be a URL of at most {URL_MAX} plain ASCII characters.")
+    try:
+        parts = urlsplit(given)
+        valid = parts.scheme in ("https", "http") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise BadInput("callback_url must be an absolute https URL without a user name.")
+    return given
+
+
+def _metadata(given: Any) -> Mapping[str, Any] | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or len(payload.encode_json(given)) > METADATA_BYTES_MAX:
+        raise BadInput(f"metadata must be an object of at most {METADATA_BYTES_MAX} bytes of JSON.")
+    return given
+
+
+def _conversation(given: Any) -> str | None:
+    if given is None:
+        return None
+    if not isinstance(given, str) or not 1 <= len(given) <= CONVERSATION_MAX:
+        raise BadInput(f"conversation must be a text of 1 to {CONVERSATION_MAX} characters.")
+    return given
+
+
+def _integer(name: str, given: Any, least: int, most: int) -> int | None:
+    if given is None:
+        return None
+    if type(given) is not int or not least <= given <= most:
+        raise BadInput(f"{name} must be a whole number from {least} to {most}.")
+    return given

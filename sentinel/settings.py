@@ -1,0 +1,145 @@
+"""Every setting, read once at the start from the environment and a TOML file, checked, and then only passed along.
+
+A setting NAME is `SENTINEL_NAME` in the environment and `name` in the file; the environment wins. `docs/settings.md` lists them,
+and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from sentinel.errors import SettingsError
+
+PREFIX = "SENTINEL_"
+FILE = "sentinel.toml"
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86_400:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 100_000_000:
+        raise ValueError
+    return int(text)
+
+
+def _nice(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > 19:
+        raise ValueError
+    return int(text)
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError
+        return text.lower()
+
+    return convert
+
+
+def _record(text: str) -> str:
+    scheme, _, rest = text.partition(":")
+    if scheme != "sqlite" or not rest:
+        raise ValueError
+    return text
+
+
+def _bind(text: str) -> str:
+    if text.startswith(("unix:", "fd://")) and text.partition(":")[2].strip("/"):
+        return text
+    host, _, port = text.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError
+    return text
+
+
+def _setting(default: Any, convert: Callable[[str], Any], allowed: str, help_text: str) -> Any:
+    return attrs.field(default=default, metadata={"convert": convert, "allowed": allowed, "help": help_text})
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What an operator can choose. Times are in seconds, sizes in bytes."""
+
+    record: str = _setting("sqlite:sentinel.db", _record, "sqlite:PATH", "where the jobs are kept")
+    bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
+    ack_budget: float = _setting(1.0, _seconds, "seconds, more than 0", "every webhook is answered within this time")
+    body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes", "larger request bodies get 413")
+    body_seconds_max: float = _setting(10.0, _seconds, "seconds, more than 0", "a body that takes longer to arrive gets 408")
+    requests_max: int = _setting(2_000, _count, "a whole number", "requests handled at a time; more get 503 with Retry-After")
+    intake_max: int = _setting(10_000, _count, "a whole number", "webhooks waiting for their commit; more get 503")
+    model: str | None = _setting(
+        None, str, "the path of a GGUF file, or fake:MILLISECONDS", "the model; by default the bundled one"
+    )
+    slots: int | None = _setting(
+        None, _count, "a whole number", "sequences that the engine runs at a time; by default chosen for it"
+    )
+    tokens_max: int = _setting(256, _count, "a whole number", "tokens of one answer, unless the job asks for fewer")
+    worker_nice: int = _setting(10, _nice, "a whole number from 0 to 19", "how far a worker steps back for others on its cores")
+    generation_seconds_max: float = _setting(600.0, _seconds, "seconds, more than 0", "a generation that takes longer has failed")
+    send_seconds_max: float = _setting(
+        20.0, _seconds, "seconds, more than 0", "one delivery attempt, from connect to the last byte"
+    )
+    grace_seconds: float = _setting(10.0, _seconds, "seconds, more than 0", "how long running work may go on after SIGTERM")
+    retention_days: int = _setting(30, _count, "a whole number of days, at least 7", "how long finished jobs are kept")
+    system_prompt: str = _setting(
+        "You are a helpful assistant. Answer briefly and in plain text.", str, "text", "for sources that have none of their own"
+    )
+    log_format: str = _setting("text", _one_of("text", "json"), "text or json", "how log lines look")
+    log_level: str = _setting(
+        "info", _one_of("debug", "info", "warning", "error"), "debug, info, warning, error", "the least to log"
+    )
+
+
+def environment_name(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """
+    The settings from `environ` and from the file that `SENTINEL_SETTINGS` names, or `sentinel.toml` here if there is one.
+
+    Raises:
+        SettingsError: for a value that is not allowed or a name in the file that is no setting; it says what is.
+    """
+    given = {name: str(value) for name, value in _read_file(environ).items()}
+    known = {field.name for field in attrs.fields(Settings)}
+    if unknown := sorted(given.keys() - known):
+        raise SettingsError(f"The settings file has {unknown[0]!r}, which is no setting. There are: {', '.join(sorted(known))}.")
+    for name in known:
+        if value := environ.get(environment_name(name), "").strip():
+            given[name] = value
+    settings = Settings(**{name: _convert(name, text) for name, text in given.items()})
+    if settings.retention_days < 7:
+        raise SettingsError("SENTINEL_RETENTION_DAYS must be at least 7: platforms send again for up to 7 days.")
+    return settings
+
+
+def _read_file(environ: Mapping[str, str]) -> dict[str, Any]:
+    named = environ.get(environment_name("settings"))
+    path = Path(named or FILE)
+    if not named and not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"SENTINEL_SETTINGS: {path} cannot be read as TOML: {error}") from None
+
+
+def _convert(name: str, text: str) -> Any:
+    metadata = getattr(attrs.fields(Settings), name).metadata
+    try:
+        return metadata["convert"](text)
+    except ValueError:
+        raise SettingsError(f"{environment_name(name)} is {text!r}, but must be {metadata['allowed']}.") from None

@@ -1,0 +1,55 @@
+"""Wakes those who wait for a job to end. One question to the record for all of them, however many they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import attrs
+import trio
+
+from sentinel.errors import Unavailable
+from sentinel.logs import log
+from sentinel.records import Store
+
+LOOK_SECONDS = 0.05
+
+
+@attrs.define(eq=False)
+class Watch:
+    """Who waits for which job. Waiting is by looking, so it works across processes and with every record."""
+
+    store: Store
+    _waiting: dict[str, set[trio.Event]] = attrs.field(factory=lambda: defaultdict(set))
+    _someone: trio.Event = attrs.field(factory=trio.Event)
+
+    async def wait_ended(self, job_id: str, seconds: float) -> None:
+        """Return when the job has ended, or after `seconds`."""
+        ended = trio.Event()
+        self._waiting[job_id].add(ended)
+        self._someone.set()
+        try:
+            with trio.move_on_after(seconds):
+                await ended.wait()
+        finally:
+            self._waiting[job_id].discard(ended)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
+
+    async def run(self) -> None:
+        """Look for ever, while somebody waits. Belongs in the gateway's nursery."""
+        while True:
+            await self._someone.wait()
+            self._someone = trio.Event()
+            while self._waiting:
+                await self._look()
+                await trio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        try:
+            ended = await self.store.call(self.store.record.ended, list(self._waiting))
+        except Unavailable as error:
+            log.warning("watch.blind", reason=error.detail)
+            return
+        for job_id in ended:
+            for waiter in self._waiting.get(job_id, ()):
+                waiter.set()
