@@ -1,0 +1,134 @@
+"""The one place that opens a connection to the outside: one request, one bounded answer, within a deadline.
+
+The only importer of httpx2. Follows no redirect, uses no proxy from the environment, decodes nothing.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import httpcore2
+import httpx2
+import trio
+
+from sentinel.edge.addresses import is_public, is_within
+from sentinel.errors import RefusedAddress, SendFailed
+from sentinel.model import Outgoing
+
+ANSWER_BYTES_MAX = 65_536
+RESOLVE_SECONDS_MAX = 3.0
+CONNECTIONS_MAX = 100
+GUARDED_PORTS = (443, 8443)
+_PLAIN = {"accept-encoding": "identity", "user-agent": "Sentinel"}
+
+
+@attrs.frozen
+class Answer:
+    """What came back: at most ANSWER_BYTES_MAX bytes of body, not decoded. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(eq=False)
+class Outbound:
+    """Sends requests; safe to use from many tasks."""
+
+    seconds_max: float
+    _client: httpx2.AsyncClient
+    _tls: ssl.SSLContext
+
+    async def send(self, outgoing: Outgoing, networks: Sequence[str] = ()) -> Answer:
+        """
+        The answer to `outgoing`, whatever its status. `networks` are the inside networks that a guarded request may reach.
+
+        Raises:
+            SendFailed: no answer in time; the message says no more about the other side than "refused", "timed out" or "broken".
+            RefusedAddress: the URL cannot be read, or leads where a guarded request may not go.
+        """
+        try:
+            with trio.fail_after(self.seconds_max):
+                if not outgoing.guarded:
+                    return await _exchange(self._client, outgoing)
+                async with _guarded_client(outgoing, networks, self._tls) as client:
+                    return await _exchange(client, outgoing)
+        except (trio.TooSlowError, httpx2.TimeoutException):
+            raise SendFailed("The request timed out.") from None
+        except httpx2.ConnectError:
+            raise SendFailed("The connection was refused.") from None
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
+            raise RefusedAddress("The URL cannot be used.") from None
+        except httpx2.TransportError:
+            raise SendFailed("The connection broke.") from None
+
+
+@asynccontextmanager
+async def open_outbound(seconds_max: float) -> AsyncIterator[Outbound]:
+    """An outbound whose connections are closed on leaving. `seconds_max` bounds a whole exchange, from connect to the last byte."""
+    tls = ssl.create_default_context()
+    limits = httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=20)
+    async with httpx2.AsyncClient(verify=tls, trust_env=False, limits=limits, timeout=seconds_max) as client:
+        yield Outbound(seconds_max, client, tls)
+
+
+async def _exchange(client: httpx2.AsyncClient, outgoing: Outgoing) -> Answer:
+    headers = _PLAIN | dict(outgoing.headers)
+    async with client.stream(outgoing.method, outgoing.url, headers=headers, content=outgoing.body) as response:
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk[: ANSWER_BYTES_MAX - len(body)]
+            if len(body) >= ANSWER_BYTES_MAX:
+                break
+        return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(body))
+
+
+@asynccontextmanager
+async def _guarded_client(outgoing: Outgoing, networks: Sequence[str], tls: ssl.SSLContext) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client for one request. Nothing is pooled: another tenant must not inherit a connection that it could not have opened."""
+    url = httpx2.URL(outgoing.url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    backend = _GuardedBackend(networks, public_allowed=url.scheme == "https" and port in GUARDED_PORTS)
+    transport = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
+    # The transport takes no network backend of its own; the pool below it does, and that is where a name becomes an address.
+    transport._pool = httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=backend, max_connections=1)  # noqa: SLF001
+    async with httpx2.AsyncClient(transport=transport, trust_env=False, timeout=httpx2.Timeout(None)) as client:
+        yield client
+
+
+class _GuardedBackend(httpcore2.AsyncNetworkBackend):
+    """Resolves, checks every address, and connects to the address that was checked: no gap for DNS rebinding."""
+
+    def __init__(self, networks: Sequence[str], *, public_allowed: bool) -> None:
+        self._networks = networks
+        self._public_allowed = public_allowed
+        self._sockets = httpcore2.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        addresses = await _resolve(host, port)
+        if not all(self._may_reach(address) for address in addresses):
+            raise RefusedAddress("The URL leads to an address that is not public, or not by https on port 443 or 8443.")
+        return await self._sockets.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+
+    def _may_reach(self, address: str) -> bool:
+        return is_within(address, self._networks) or (self._public_allowed and is_public(address))
+
+
+async def _resolve(host: str, port: int) -> list[str]:
+    try:
+        with trio.fail_after(RESOLVE_SECONDS_MAX):
+            found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except (OSError, UnicodeError, trio.TooSlowError):
+        raise SendFailed("The name of the host was not found.") from None
+    return [str(address[4][0]) for address in found]

@@ -1,0 +1,112 @@
+"""Sends the parts of a stored reply in order and writes down what came of each. Never sends a part that is marked sent."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import trio
+
+from sentinel.channels import Channel, find_channel
+from sentinel.directory import DirectoryFollower
+from sentinel.errors import NotFound, RefusedAddress, SendFailed
+from sentinel.logs import log
+from sentinel.model import Claim, Job, Outcome, Source, State, Verdict
+from sentinel.outbound import Outbound
+from sentinel.records import Ending, Part, PartSettled, Store
+from sentinel.retry import DELIVERY_ATTEMPTS_MAX, backoff_seconds
+from worker.commits import Commits, LeaseLost
+
+WAIT_HERE_SECONDS = 3.0  # a shorter pause than this is not worth giving the job back for
+_STATES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "pending"}
+
+
+@attrs.frozen(eq=False)
+class Delivery:
+    """Delivers replies into their chats."""
+
+    store: Store
+    directory: DirectoryFollower
+    outbound: Outbound
+    commits: Commits
+
+    def source(self, job: Job) -> Source | None:
+        """The job's source, or None if it has none (a job of the API) or it was removed."""
+        return self.directory.current.sources.get((job.channel, job.source))
+
+    def parts(self, job: Job, text: str) -> list[str]:
+        """The reply cut for its channel; none where there is nowhere to send it and the caller asks for the job instead."""
+        source = self.source(job)
+        if source is None:
+            return []
+        channel = find_channel(job.channel)
+        if channel.send(source, job.reply_to, "…", job.id, time.time()) is None:
+            return []
+        return channel.split(text)
+
+    async def deliver(self, claim: Claim) -> Ending:
+        """How the claim ends after sending what is still to be sent: succeeded, refused for good, or again later."""
+        reply_to = claim.job.reply_to
+        for part in await self.store.call(self.store.record.pending_parts, claim.job.id):
+            verdict = await self._send_part(claim, part, reply_to)
+            if verdict.outcome is Outcome.FAILED:
+                return Ending(claim.job.id, claim.lease_token, State.FAILED, f"delivery refused: {verdict.reason}")
+            if verdict.outcome is Outcome.RETRY:
+                return _later(claim, part, verdict)
+            reply_to = verdict.reply_to or reply_to
+        return Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)
+
+    async def _send_part(self, claim: Claim, part: Part, reply_to: Mapping[str, Any]) -> Verdict:
+        """Send one part, and once more after a short pause if the platform asks for one; what came of it is committed."""
+        verdict = await self._try_part(claim, part, reply_to)
+        wait = verdict.retry_after_seconds
+        if verdict.outcome is Outcome.RETRY and (verdict.reply_to or (wait is not None and wait <= WAIT_HERE_SECONDS)):
+            await trio.sleep(wait or 0)
+            again = await self._try_part(claim, attrs.evolve(part, attempts=part.attempts + 1), verdict.reply_to or reply_to)
+            return attrs.evolve(again, reply_to=again.reply_to or verdict.reply_to)
+        return verdict
+
+    async def _try_part(self, claim: Claim, part: Part, reply_to: Mapping[str, Any]) -> Verdict:
+        verdict = await self._exchange(claim.job, part, reply_to)
+        if verdict.outcome is Outcome.RETRY and part.attempts + 1 >= DELIVERY_ATTEMPTS_MAX:
+            verdict = Verdict(Outcome.FAILED, f"{verdict.reason} ({DELIVERY_ATTEMPTS_MAX} attempts)")
+        settled = PartSettled(
+            claim.job.id, claim.lease_token, part.number, _STATES[verdict.outcome], verdict.reason or None, verdict.reply_to
+        )
+        # Once the platform has the part, nothing may keep us from writing that down.
+        with trio.CancelScope(shield=True):
+            if not await self.commits.settled.submit(settled):
+                raise LeaseLost
+        log.info("part.settled", job=claim.job.id, part=part.number, outcome=verdict.outcome, reason=verdict.reason)
+        return verdict
+
+    async def _exchange(self, job: Job, part: Part, reply_to: Mapping[str, Any]) -> Verdict:
+        try:
+            channel, source = self._route(job)
+            outgoing = channel.send(source, reply_to, part.text, job.id, time.time())
+            if outgoing is None:
+                return Verdict(Outcome.FAILED, "the source has nowhere to send to any more")
+            answer = await self.outbound.send(outgoing)
+        except NotFound as error:
+            return Verdict(Outcome.FAILED, error.detail)
+        except RefusedAddress as error:
+            return Verdict(Outcome.FAILED, error.detail)
+        except SendFailed as error:
+            return Verdict(Outcome.RETRY, error.detail)
+        return channel.judge(answer.status, answer.headers, answer.body, reply_to)
+
+    def _route(self, job: Job) -> tuple[Channel, Source]:
+        source = self.source(job)
+        if source is None:
+            raise NotFound("The job's source was removed.")
+        return find_channel(job.channel), source
+
+
+def _later(claim: Claim, part: Part, verdict: Verdict) -> Ending:
+    """The job goes round again without the model: its reply is stored. The attempts are counted on the part, not on the job."""
+    wait = backoff_seconds(part.attempts + 1, random.random(), verdict.retry_after_seconds)
+    reason = f"delivery postponed: {verdict.reason}"
+    return Ending(claim.job.id, claim.lease_token, State.QUEUED, reason, run_at=time.time() + wait, uncount=True)

@@ -1,0 +1,43 @@
+"""Takes jobs back from workers that died, and removes what is older than the retention. Every worker may do it."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import trio
+
+from sentinel.errors import Unavailable
+from sentinel.logs import log
+from sentinel.records import Store
+
+REAP_SECONDS = 2.0
+PRUNE_SECONDS = 600.0
+DAY_SECONDS = 86_400.0
+
+
+@attrs.frozen(eq=False)
+class Janitor:
+    """Cleans up in the record."""
+
+    store: Store
+    retention_days: int
+
+    async def run(self) -> None:
+        """Clean up for ever, starting now: what a worker left behind that was here before us should not wait."""
+        pruned_at = float("-inf")
+        while True:
+            try:
+                if rescued := await self.store.call(self.store.record.reap, time.time()):
+                    log.warning("jobs.rescued", jobs=rescued)
+                if trio.current_time() - pruned_at > PRUNE_SECONDS:
+                    pruned_at = trio.current_time()
+                    await self._prune()
+            except Unavailable as error:
+                log.warning("janitor.record_unavailable", reason=error.detail)
+            await trio.sleep(REAP_SECONDS)
+
+    async def _prune(self) -> None:
+        while pruned := await self.store.call(self.store.record.prune, time.time() - self.retention_days * DAY_SECONDS):
+            log.info("jobs.pruned", jobs=pruned)
+            await trio.sleep(1)

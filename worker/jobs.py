@@ -1,0 +1,178 @@
+"""The worker's main loop: claim what the engine can carry, run it, store the reply, deliver it, end the claim.
+
+A job's slot is free again when its text is there; delivering needs none. Every way a job can end is written with its lease.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+
+import attrs
+import trio
+
+from sentinel.errors import GenerationFailed, Unavailable
+from sentinel.logs import log
+from sentinel.model import Claim, State
+from sentinel.records import Ending, Reply, Store
+from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
+from sentinel.settings import Settings
+from worker.agent import build_prompt, build_result
+from worker.commits import Commits, LeaseLost
+from worker.delivery import Delivery
+from worker.engine import Engine
+from worker.presence import Presence, Running, Stopped
+
+IDLE_SECONDS = 0.02
+DELIVERIES_MAX = 64
+WRITE_SECONDS_MAX = 15.0
+
+
+@attrs.define(eq=False)
+class Jobs:
+    """Runs jobs on one engine until told to stop."""
+
+    settings: Settings
+    store: Store
+    engine: Engine
+    presence: Presence
+    delivery: Delivery
+    commits: Commits
+    _slots: trio.Semaphore = attrs.field(init=False)
+    _places: trio.Semaphore = attrs.field(init=False)
+    _idle: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self._slots = trio.Semaphore(self.engine.slots)
+        self._places = trio.Semaphore(self.engine.slots + DELIVERIES_MAX)
+
+    async def run(self, stopping: trio.Event) -> None:
+        """Claim and run until `stopping` is set; then let what runs end within the grace, and give the rest back."""
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as claiming:
+                claiming.start_soon(self._claim_for_ever, nursery)
+                await stopping.wait()
+                claiming.cancel_scope.cancel()
+            with trio.move_on_after(self.settings.grace_seconds if self.presence.running else 0):
+                await self._idle.wait()
+            for running in list(self.presence.running.values()):
+                running.stop(Stopped.RELEASED)
+
+    async def _claim_for_ever(self, nursery: trio.Nursery) -> None:
+        while True:
+            count = await self._reserve()
+            try:
+                claims = await self.store.call(self.store.record.claim, self.presence.worker, count, time.time())
+            except Unavailable as error:
+                log.warning("worker.claim_failed", reason=error.detail)
+                claims = []
+            for claim in claims:
+                running = self.presence.running[claim.job.id] = Running(claim)
+                self._idle = trio.Event()
+                nursery.start_soon(self._run_job, running)
+            self._give_back(count - len(claims))
+            if not claims:
+                await trio.sleep(IDLE_SECONDS)
+
+    async def _reserve(self) -> int:
+        """Wait for a free slot; take it and all others that are free, each with its place among the jobs under way."""
+        count = 0
+        await self._places.acquire()
+        await self._slots.acquire()
+        try:
+            while True:
+                count += 1
+                self._places.acquire_nowait()
+                try:
+                    self._slots.acquire_nowait()
+                except trio.WouldBlock:
+                    self._places.release()
+                    raise
+        except trio.WouldBlock:
+            return count
+
+    def _give_back(self, count: int) -> None:
+        for _ in range(count):
+            self._slots.release()
+            self._places.release()
+
+    async def _run_job(self, running: Running) -> None:
+        """Run one claim to its end. Whatever happens to it, the slot, the place and the lease are given back."""
+        claim = running.claim
+        ending: Ending | None = None
+        try:
+            with running.scope:
+                ending = await self._work(running)
+        except LeaseLost:
+            running.stopped = Stopped.LEASE_LOST
+        except Unavailable as error:
+            ending = _again(claim, error.detail, uncount=True)
+        except GenerationFailed as error:
+            ending = Ending(claim.job.id, claim.lease_token, State.FAILED, error.detail)
+        except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
+            log.exception("job.crashed", job=claim.job.id, error=repr(error)[:300])
+            ending = _again(claim, repr(error)[:300])
+        finally:
+            self._places.release()
+        await self._end(running, ending or _stopped_ending(running))
+        self.presence.running.pop(claim.job.id, None)
+        if not self.presence.running:
+            self._idle.set()
+
+    async def _work(self, running: Running) -> Ending:
+        claim = running.claim
+        log.info("job.claimed", job=claim.job.id, channel=claim.job.channel, attempt=claim.job.attempt)
+        try:
+            if claim.job.result is None:
+                await self._generate(running)
+        finally:
+            self._slots.release()
+        return await self.delivery.deliver(claim)
+
+    async def _generate(self, running: Running) -> None:
+        claim = running.claim
+        prompt = build_prompt(claim.job, self.delivery.source(claim.job), self.settings)
+
+        def progress(tokens: int, _piece: str) -> None:
+            running.progress = min(0.99, tokens / prompt.tokens_max)
+
+        with trio.fail_after(self.settings.generation_seconds_max):
+            generation = await self.engine.generate(prompt, progress)
+        parts = self.delivery.parts(claim.job, generation.text)
+        if not await self.commits.replies.submit(Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
+            raise LeaseLost
+        log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)
+
+    async def _end(self, running: Running, ending: Ending | None) -> None:
+        """Write the ending; an unreachable record is asked again until the lease would be gone anyway."""
+        if ending is None:
+            log.warning("job.lease_lost", job=running.claim.job.id)
+            return
+        with trio.move_on_after(WRITE_SECONDS_MAX, shield=True):
+            while True:
+                try:
+                    written = await self.commits.endings.submit(ending)
+                except Unavailable as error:
+                    log.warning("job.ending_unwritten", job=ending.job_id, reason=error.detail)
+                    await trio.sleep(0.2)
+                    continue
+                log.info("job.ended" if written else "job.lease_lost", job=ending.job_id, state=ending.state, error=ending.error)
+                return
+
+
+def _stopped_ending(running: Running) -> Ending | None:
+    """How a job ends that was stopped from outside; None if it is not ours any more."""
+    job_id, token = running.claim.job.id, running.claim.lease_token
+    if running.stopped is Stopped.CANCELLED:
+        return Ending(job_id, token, State.CANCELLED, "cancelled while it ran")
+    if running.stopped is Stopped.LEASE_LOST:
+        return None
+    return Ending(job_id, token, State.QUEUED, run_at=time.time(), uncount=True)
+
+
+def _again(claim: Claim, reason: str, *, uncount: bool = False) -> Ending:
+    """Another attempt later, or the end if there were enough."""
+    if claim.job.attempt >= GENERATION_ATTEMPTS_MAX and not uncount:
+        return Ending(claim.job.id, claim.lease_token, State.FAILED, f"{reason} ({claim.job.attempt} attempts)")
+    run_at = time.time() + backoff_seconds(claim.job.attempt, random.random())
+    return Ending(claim.job.id, claim.lease_token, State.QUEUED, reason, run_at=run_at, uncount=uncount)

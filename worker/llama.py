@@ -1,0 +1,188 @@
+"""The engine that runs a GGUF file with llama.cpp, in one thread for its whole life. It must not load what it has not checked.
+
+One thread, because two in a context crash the process, and because a second thread that computes can halve the speed of the
+first. It lives in the nursery of `open_llama`: if it dies, so does everything that counts on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager, closing
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from sentinel.errors import GenerationFailed, ModelUnavailable
+from worker.engine import Engine, Generation, Progress, Prompt
+from worker.gguf_file import check_model_file
+from worker.llama_jobs import Inbox, Job, News
+from worker.llama_slots import Scheduler
+
+if TYPE_CHECKING:
+    from worker.chat_template import ChatTemplate
+    from worker.llama_native import AbortFlag
+
+SLOTS_MAX = 256  # llama.cpp's own bound
+TOKENS_PER_SLOT_MAX = 2048
+# What all slots share. It costs 180 MiB with a model of 135 million parameters, several times that with larger ones.
+TOKENS_OF_CONTEXT_MAX = 8192
+
+_Delivery = Callable[[list[tuple[Job, News]]], None]
+
+
+@asynccontextmanager
+async def open_llama(path: Path, slots: int | None) -> AsyncIterator[Engine]:
+    """
+    The engine for the model in `path`. Leaving ends it within a moment; who still waits gets a trio.ClosedResourceError.
+
+    Raises:
+        ModelUnavailable: the file is missing, damaged, a base model or too large; or the library is not installed.
+        ExceptionGroup: with a NativeError, if the model can no longer compute; the process is then to end.
+    """
+    check_model_file(path)
+    _check_settings(slots, os.environ)
+    unavailable: ModelUnavailable | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            engine: LlamaEngine = await nursery.start(_host, path, slots)
+        except ModelUnavailable as error:
+            unavailable = error
+        else:
+            try:
+                yield engine
+            finally:
+                engine.close()
+    if unavailable:
+        raise unavailable  # out here, where the nursery does not wrap it in a group
+
+
+@attrs.define(eq=False)
+class LlamaEngine:
+    """The event loop's side of the engine thread."""
+
+    slots: int
+    description: str
+    _template: ChatTemplate
+    _inbox: Inbox
+    _abort: AbortFlag
+    _jobs: set[Job] = attrs.field(factory=set, init=False)
+
+    async def generate(self, prompt: Prompt, progress: Progress) -> Generation:
+        """
+        The model's answer; see `Engine`.
+
+        Raises:
+            GenerationFailed: the prompt does not fit, or the model's template does not take it.
+            trio.ClosedResourceError: the engine was closed before the answer was complete.
+        """
+        if prompt.tokens_max < 1:
+            raise GenerationFailed("The bound on the answer's tokens is less than 1.")
+        if self._inbox.is_closed:
+            raise trio.ClosedResourceError("The engine is closed.")
+        job = Job(self._template.parts(prompt.messages), prompt.tokens_max, prompt.temperature, prompt.seed)
+        self._jobs.add(job)
+        self._inbox.put(job)
+        try:
+            return await _follow(job, progress)
+        finally:
+            self._withdraw(job)
+
+    def _withdraw(self, job: Job) -> None:
+        self._jobs.discard(job)
+        job.abandon()
+        # A step that reads prompts is long and worth stopping; any other ends as soon by itself. The engine thread lowers
+        # the flag first and looks for abandoned jobs after, so this cannot be missed.
+        if job.is_prefilling:
+            self._abort.stop()
+
+    def close(self) -> None:
+        """Asks the engine thread to end, at once; its host waits until it has. No answer comes from now on."""
+        self._inbox.close()
+        self._abort.stop()
+        for job in self._jobs:
+            job.abandon()
+
+
+async def _follow(job: Job, progress: Progress) -> Generation:
+    pieces = []
+    async for news in job.news:
+        if news.error:
+            raise news.error
+        if news.piece:
+            pieces.append(news.piece)
+            progress(news.tokens, news.piece)
+        if news.finish_reason:
+            return Generation("".join(pieces), news.prompt_tokens, news.tokens, news.finish_reason)
+    raise trio.ClosedResourceError("The engine was closed before the answer was complete.")
+
+
+async def _host(path: Path, slots: int | None, *, task_status: trio.TaskStatus[LlamaEngine]) -> None:
+    """Lives as long as the engine thread and fails as it fails."""
+    event_loop = trio.lowlevel.current_trio_token()
+
+    def deliver(news: list[tuple[Job, News]]) -> None:
+        # Once a step and without waiting: waking the event loop costs more than all the news of a step.
+        event_loop.run_sync_soon(_deliver, news)
+
+    # A limiter of its own, so that the engine takes no place from the short work of others.
+    await trio.to_thread.run_sync(_run, path, slots, task_status.started, deliver, limiter=trio.CapacityLimiter(1))
+
+
+def _deliver(news: list[tuple[Job, News]]) -> None:
+    for job, item in news:
+        job.deliver(item)
+
+
+def _run(path: Path, slots: int | None, started: Callable[[LlamaEngine], None], deliver: _Delivery) -> None:
+    """The engine thread. What is opened last is closed first: to free a model before its context crashes the process."""
+    _require_library(os.environ)
+    from worker.chat_template import ChatTemplate
+    from worker.llama_native import AbortFlag, Context, Model, slots_advised
+
+    slots = slots or slots_advised()
+    inbox, abort = Inbox(), AbortFlag()
+    with closing(Model(path)) as model:
+        template = ChatTemplate.compile(model.chat_template, *model.bos_and_eos)
+        cells = min(slots * min(model.context_trained, TOKENS_PER_SLOT_MAX), TOKENS_OF_CONTEXT_MAX)
+        with closing(Context(model, slots, cells, abort)) as context, closing(Scheduler(model, context)) as scheduler:
+            description = (
+                f"{path.name}, {model.parameters / 1e6:.0f} M parameters, {slots} slots, {context.cells} tokens of context"
+            )
+            trio.from_thread.run_sync(started, LlamaEngine(slots, description, template, inbox, abort))
+            _work(scheduler, inbox, abort, deliver)
+
+
+def _work(scheduler: Scheduler, inbox: Inbox, abort: AbortFlag, deliver: _Delivery) -> None:
+    while True:
+        abort.clear()  # before anything that it may have been raised for is looked at
+        for job in inbox.take(wait=scheduler.is_idle):
+            scheduler.submit(job)
+        if inbox.is_closed:
+            return
+        scheduler.step()
+        if news := scheduler.take_news():
+            deliver(news)
+
+
+def _check_settings(slots: int | None, environment: Mapping[str, str]) -> None:
+    if slots is not None and not 1 <= slots <= SLOTS_MAX:
+        raise ModelUnavailable(f"The engine runs from 1 to {SLOTS_MAX} slots, not {slots}.")
+    if environment.get("OMP_WAIT_POLICY", "").lower() == "passive":
+        raise ModelUnavailable("OMP_WAIT_POLICY=passive makes the model four times slower; unset it.")
+
+
+def _require_library(environment: MutableMapping[str, str]) -> None:
+    # When the library aborts it would start a debugger, if there is one, and the restart would wait for that.
+    environment.setdefault("GGML_NO_BACKTRACE", "1")
+    try:
+        import_module("worker.llama_native")
+    except ModuleNotFoundError as error:
+        raise ModelUnavailable(
+            f"To run a GGUF file, {error.name} is needed: pip install 'sentinel-gateway[llama]'. Or set SENTINEL_MODEL=fake:50."
+        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ModelUnavailable(f"llama-cpp-python is installed but does not load: {error}") from error

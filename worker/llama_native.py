@@ -1,0 +1,241 @@
+"""llama.cpp's low-level functions as a few small classes. The only importer of `llama_cpp`; it must not know what a job is.
+
+One thread makes every call here: two in one context crash the process. Only an `AbortFlag` may be touched from others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp as native
+
+from sentinel.errors import ModelUnavailable
+from worker.chat_template import Part
+from worker.llama_step import Decoded, Share
+
+TOKENS_PER_DECODE_MAX = 512
+
+_log_lines: deque[str] = deque(maxlen=20)
+
+
+@native.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_log(_level: int, text: bytes, _data: object) -> None:
+    _log_lines.extend(text.decode("utf-8", "replace").splitlines())
+
+
+def log_tail() -> str:
+    """The last lines that the library logged and nobody saw, as one."""
+    return " | ".join(line.strip() for line in list(_log_lines)[-4:] if line.strip(" ."))
+
+
+class NativeError(Exception):
+    """The library is in a state that only the end of the process repairs."""
+
+
+class AbortFlag:
+    """Stops a running decode within milliseconds on CPUs; GPU backends do not look at it. Any thread may raise it."""
+
+    def __init__(self) -> None:
+        self._byte = ctypes.create_string_buffer(2)  # a C string: "" goes on, "x" stops
+
+    def stop(self) -> None:
+        """The decode that runs now, or else the next one, ends early."""
+        self._byte[0] = b"x"
+
+    def clear(self) -> None:
+        """Decodes run to their end again."""
+        self._byte[0] = b"\0"
+
+    def install(self, context: int) -> None:
+        """Makes the decodes of `context` look at this flag, which must live as long."""
+        # The library asks after every node of its graph, hundreds of times a token. A callback in Python would take the
+        # GIL each time; the C library's strlen reads the same byte without it: 0 is "go on", 1 is "stop".
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0
+        native.llama_set_abort_callback(context, native.ggml_abort_callback(strlen), ctypes.addressof(self._byte))
+
+
+class Model:
+    """A loaded model file: its vocabulary and its facts."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelUnavailable, with the library's reason, if the file cannot be loaded."""
+        native.llama_log_set(_keep_log, ctypes.c_void_p(0))
+        native.llama_backend_init()
+        self.handle = native.llama_model_load_from_file(os.fsencode(path), native.llama_model_default_params())
+        if not self.handle:
+            raise ModelUnavailable(f"The model file {path} is truncated, damaged or too large for the memory: {log_tail()}")
+        if native.llama_model_has_encoder(self.handle) or not native.llama_model_has_decoder(self.handle):
+            self.close()
+            raise ModelUnavailable(f"The model {path} is an encoder and cannot write an answer.")
+        self._vocabulary = native.llama_model_get_vocab(self.handle)
+        self.context_trained: int = native.llama_model_n_ctx_train(self.handle)
+        self.parameters: int = native.llama_model_n_params(self.handle)
+        self.tokens_in_vocabulary: int = native.llama_vocab_n_tokens(self._vocabulary)
+
+    def close(self) -> None:
+        """Frees the model; every context on it must be closed before."""
+        native.llama_model_free(self.handle)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja program in the file; None in a base model."""
+        source = native.llama_model_chat_template(self.handle, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def bos_and_eos(self) -> tuple[str, str]:
+        """How the marks for the begin and the end of a text are written; "" if there is none."""
+        bos, eos = native.llama_vocab_bos(self._vocabulary), native.llama_vocab_eos(self._vocabulary)
+        return self._written(bos), self._written(eos)
+
+    def _written(self, token: int) -> str:
+        return native.llama_vocab_get_text(self._vocabulary, token).decode("utf-8", "replace") if token >= 0 else ""
+
+    def tokenize(self, parts: Sequence[Part]) -> list[int]:
+        """The tokens of a prompt. Text that is not trusted yields no special token, whatever it spells."""
+        tokens = [token for part in parts for token in self._tokens(part.text, special=part.trusted)]
+        bos = native.llama_vocab_bos(self._vocabulary)
+        if native.llama_vocab_get_add_bos(self._vocabulary) and tokens[:1] != [bos]:
+            return [bos, *tokens]
+        return tokens
+
+    def _tokens(self, text: str, *, special: bool) -> list[int]:
+        data = text.encode("utf-8", "replace")
+        size_max = len(data) + 8
+        tokens = (native.llama_token * size_max)()
+        count = native.llama_tokenize(self._vocabulary, data, len(data), tokens, size_max, False, special)
+        if count < 0:
+            raise NativeError(f"llama_tokenize wants room for {-count} tokens for {len(data)} bytes")
+        return list(tokens[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to the text; none for a special one."""
+        size = 64
+        while True:
+            data = ctypes.create_string_buffer(size)
+            count = native.llama_token_to_piece(self._vocabulary, token, data, size, 0, False)
+            if count >= 0:
+                return data.raw[:count]
+            size = -count
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with `token`."""
+        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
+
+    def is_special(self, token: int) -> bool:
+        """Whether `token` steers the model and is no text."""
+        return bool(native.llama_vocab_is_control(self._vocabulary, token))
+
+
+class Context:
+    """The memory of up to `slots` sequences, which share `cells` tokens of it, and the batch that feeds them."""
+
+    def __init__(self, model: Model, slots: int, cells: int, abort: AbortFlag) -> None:
+        """Raises ModelUnavailable if neither `cells` nor half of them fit in the memory of the machine."""
+        self._model = model
+        self.slots = slots
+        handle = _new_context(model, slots, cells) or _new_context(model, slots, cells // 2)
+        if not handle:
+            raise ModelUnavailable(f"There is no memory for {cells // 2} tokens of context: {log_tail()}")
+        self._handle = handle
+        self.cells: int = native.llama_n_ctx(handle)
+        self._memory = native.llama_get_memory(handle)
+        self._batch = native.llama_batch_init(TOKENS_PER_DECODE_MAX, 0, 1)
+        self._abort = abort
+        abort.install(handle)
+
+    def close(self) -> None:
+        """Frees the sequences; the model stays."""
+        native.llama_batch_free(self._batch)
+        native.llama_free(self._handle)
+
+    def decode(self, shares: Sequence[Share]) -> tuple[Decoded, list[int]]:
+        """
+        Feeds `shares` to the model at once. Unless it is DONE, all of them are as if never fed.
+
+        The list has, for each share, the row that a `Sampler` takes its next token from (meaningless if not answered).
+
+        Raises:
+            NativeError: the computation failed; neither this context nor its memory can be used again.
+        """
+        rows = self._fill_batch(shares)
+        result = native.llama_decode(self._handle, self._batch)
+        if result not in list(Decoded):
+            raise NativeError(f"llama_decode failed with {result}: {log_tail()}")
+        return Decoded(result), rows
+
+    def _fill_batch(self, shares: Sequence[Share]) -> list[int]:
+        batch, row, rows = self._batch, 0, []
+        # The library ends the process, where it could refuse, for a batch that is longer.
+        assert sum(len(share.tokens) for share in shares) <= TOKENS_PER_DECODE_MAX
+        for share in shares:
+            for position, token in enumerate(share.tokens, share.position):
+                batch.token[row], batch.pos[row] = token, position
+                batch.n_seq_id[row], batch.seq_id[row][0] = 1, share.slot
+                batch.logits[row] = 0
+                row += 1
+            batch.logits[row - 1] = share.is_answered
+            rows.append(row - 1)
+        batch.n_tokens = row
+        return rows
+
+    def forget(self, slot: int) -> None:
+        """Empties the sequence `slot`."""
+        native.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def open_sampler(self, temperature: float, seed: int) -> Sampler:
+        """A sampler for one generation; the caller closes it."""
+        return Sampler(self._handle, temperature, seed, self._model.tokens_in_vocabulary)
+
+
+class Sampler:
+    """Chooses a token from what the model finds likely. Temperature 0 takes the likeliest, and the seed means nothing."""
+
+    def __init__(self, context: int, temperature: float, seed: int, tokens_in_vocabulary: int) -> None:
+        self._context = context
+        self._chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
+        links = _sampling(temperature, seed, tokens_in_vocabulary) if temperature > 0 else [native.llama_sampler_init_greedy()]
+        for link in links:
+            native.llama_sampler_chain_add(self._chain, link)  # the chain owns its links
+
+    def choose(self, row: int) -> int:
+        """The next token, from a `row` of the last decode that was asked for one."""
+        return int(native.llama_sampler_sample(self._chain, self._context, row))
+
+    def close(self) -> None:
+        """Frees the sampler; before its context."""
+        native.llama_sampler_free(self._chain)
+
+
+def _sampling(temperature: float, seed: int, tokens_in_vocabulary: int) -> list[object]:
+    return [
+        # First, because the penalties then look at 40 tokens and not at the whole vocabulary: a third of the time.
+        native.llama_sampler_init_top_k(40),
+        native.llama_sampler_init_penalties(tokens_in_vocabulary, 64, 1.1, 0.0, 0.0),
+        native.llama_sampler_init_top_p(0.95, 1),
+        native.llama_sampler_init_min_p(0.05, 1),
+        native.llama_sampler_init_temp(temperature),
+        native.llama_sampler_init_dist(seed % 2**32),
+    ]
+
+
+def _new_context(model: Model, slots: int, cells: int) -> int | None:
+    parameters = native.llama_context_default_params()
+    parameters.n_ctx = cells
+    parameters.n_seq_max = slots
+    parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
+    # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
+    parameters.n_batch = parameters.n_ubatch = TOKENS_PER_DECODE_MAX
+    # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary).
+    parameters.n_outputs_max = slots
+    parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+    return native.llama_init_from_model(model.handle, parameters) or None
+
+
+def slots_advised() -> int:
+    """How many sequences pay on this machine: few on a CPU, whose cores one sequence nearly fills."""
+    return 8 if native.llama_supports_gpu_offload() else 4

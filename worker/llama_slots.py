@@ -1,0 +1,215 @@
+"""Decides what the model computes next, so that several answers grow at once. No threads, no clock, no event loop here.
+
+An answer is a list of tokens, of which the first few are already fed to the model. While it grows, one is left to feed; while
+its prompt is being read, more are. That one rule covers reading, growing, and starting over after an eviction.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import attrs
+
+from sentinel.errors import GenerationFailed
+from worker.llama_jobs import Job, News
+from worker.llama_step import Decoded, Share
+from worker.utf8 import Utf8Pieces
+
+if TYPE_CHECKING:
+    from worker.llama_native import Context, Model, Sampler
+
+# How much of the waiting prompts one step reads. With 512 tokens the other answers stall for 2.2 s on two cores, with 64
+# for 0.3 s, and the newcomer's own answer begins 7 % later.
+PREFILL_TOKENS_PER_STEP = 64
+# What is longer cannot fit and is not tokenized, which takes a second a megabyte. English has 4 characters a token.
+CHARACTERS_PER_TOKEN_MAX = 16
+
+
+@attrs.define(eq=False)
+class Answer:
+    """A job's tokens, those of the prompt first, and how many of them the model has been fed."""
+
+    job: Job
+    sampler: Sampler
+    prompt_tokens: int
+    tokens: list[int]
+    slot: int | None = None
+    fed: int = 0
+    text: Utf8Pieces = attrs.field(factory=Utf8Pieces, init=False)
+
+    @property
+    def cells_max(self) -> int:
+        """The room in the context that it may come to need."""
+        return self.prompt_tokens + self.job.tokens_max
+
+    @property
+    def completion_tokens(self) -> int:
+        """How much of it the model has written."""
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def left_to_feed(self) -> int:
+        """Tokens that the model has yet to read before it can write the next."""
+        return len(self.tokens) - self.fed
+
+
+class Scheduler:
+    """Runs up to `context.slots` answers together, first come, first served."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        self._news: list[tuple[Job, News]] = []
+        self._model = model
+        self._context = context
+        self._waiting: deque[Answer] = deque()
+        self._active: dict[int, Answer] = {}  # by slot; the youngest last
+        self._may_admit = True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self._waiting and not self._active
+
+    @property
+    def tokens_per_job_max(self) -> int:
+        """The bound on a prompt and its answer together."""
+        return min(self._context.cells, self._model.context_trained)
+
+    def submit(self, job: Job) -> None:
+        """Queues `job`, or reports at once that it cannot be answered."""
+        if job.is_withdrawn:
+            return
+        try:
+            tokens = self._tokenize(job)
+        except GenerationFailed as error:
+            self._news.append((job, News(error=error)))
+        else:
+            sampler = self._context.open_sampler(job.temperature, job.seed)
+            self._waiting.append(Answer(job, sampler, len(tokens), tokens))
+
+    def step(self) -> None:
+        """
+        One decode: every answer that grows gets its next token, and some of the prompts are read.
+
+        Raises:
+            NativeError: nothing more can be computed in this process.
+        """
+        self._drop_withdrawn()
+        self._admit()
+        if portions := self._choose_portions():
+            self._feed(portions)
+
+    def take_news(self) -> list[tuple[Job, News]]:
+        """What has happened to the jobs since this was last asked."""
+        news, self._news = self._news, []
+        return news
+
+    def close(self) -> None:
+        """Drops all jobs without a word; the context can then be closed."""
+        for answer in (*self._waiting, *self._active.values()):
+            answer.sampler.close()
+        self._waiting.clear()
+        self._active.clear()
+
+    def _tokenize(self, job: Job) -> list[int]:
+        tokens_max = self.tokens_per_job_max
+        if sum(len(part.text) for part in job.parts) > tokens_max * CHARACTERS_PER_TOKEN_MAX:
+            raise GenerationFailed(f"The prompt is far longer than the {tokens_max} tokens that the model's context holds.")
+        tokens = self._model.tokenize(job.parts)
+        if not tokens:
+            raise GenerationFailed("The prompt is empty.")
+        if len(tokens) + job.tokens_max > tokens_max:
+            raise GenerationFailed(
+                f"The prompt has {len(tokens)} tokens and the answer may have {job.tokens_max}; "
+                f"together that is more than the {tokens_max} that the model's context holds."
+            )
+        return tokens
+
+    def _drop_withdrawn(self) -> None:
+        for answer in [answer for answer in self._active.values() if answer.job.is_withdrawn]:
+            self._release(answer)
+        for answer in [answer for answer in self._waiting if answer.job.is_withdrawn]:
+            self._waiting.remove(answer)
+            answer.sampler.close()
+
+    def _admit(self) -> None:
+        while self._waiting and self._may_admit and len(self._active) < self._context.slots:
+            reserved = sum(answer.cells_max for answer in self._active.values())
+            if reserved + self._waiting[0].cells_max > self._context.cells:
+                return  # and none that came later goes before it, or a long prompt would never be read
+            answer = self._waiting.popleft()
+            answer.slot = next(slot for slot in range(self._context.slots) if slot not in self._active)
+            self._active[answer.slot] = answer
+
+    def _choose_portions(self) -> list[tuple[Answer, Share]]:
+        portions = []
+        budget = PREFILL_TOKENS_PER_STEP
+        for slot, answer in self._active.items():
+            answer.job.is_prefilling = answer.left_to_feed > 1
+            count = min(answer.left_to_feed, budget) if answer.job.is_prefilling else 1
+            budget -= count if answer.job.is_prefilling else 0
+            if count:
+                end = answer.fed + count
+                share = Share(slot, answer.fed, answer.tokens[answer.fed : end], end == len(answer.tokens))
+                portions.append((answer, share))
+        return portions
+
+    def _feed(self, portions: list[tuple[Answer, Share]]) -> None:
+        result, rows = self._context.decode([share for _, share in portions])
+        if result is Decoded.DONE:
+            for (answer, share), row in zip(portions, rows, strict=True):
+                answer.fed += len(share.tokens)
+                if share.is_answered:
+                    self._grow(answer, row)
+        elif result is Decoded.NO_ROOM:
+            self._evict_youngest()
+        elif result is Decoded.INVALID:
+            self._feed_one_by_one(portions)
+        # If it was ABORTED, one of the jobs was withdrawn: the next step is without it and feeds the others the same again.
+
+    def _grow(self, answer: Answer, row: int) -> None:
+        token = answer.sampler.choose(row)
+        finish_reason, piece = "stop", ""
+        if not self._model.is_end(token):
+            answer.tokens.append(token)
+            piece = answer.text.feed(self._model.piece(token))
+            finish_reason = "length" if answer.completion_tokens >= answer.job.tokens_max else ""
+        news = News(answer.prompt_tokens, answer.completion_tokens, piece, finish_reason or None)
+        self._news.append((answer.job, news))
+        if finish_reason:
+            self._release(answer)
+
+    def _evict_youngest(self) -> None:
+        """What it has written so far is read again, as if it were its prompt, when there is room."""
+        youngest = list(self._active.values())[-1]
+        if len(self._active) == 1:
+            self._fail(youngest, "The model's context has no room for this prompt.")
+            return
+        self._vacate(youngest)
+        youngest.fed = 0
+        self._waiting.appendleft(youngest)
+        self._may_admit = False  # until somebody leaves; or it would come back to where there was no room
+
+    def _feed_one_by_one(self, portions: list[tuple[Answer, Share]]) -> None:
+        """Finds which one the model cannot take, which is a fault of ours; the others must not pay for it."""
+        if len(portions) == 1:
+            self._fail(portions[0][0], "The model cannot read this prompt.")
+            return
+        for answer, share in portions:
+            if self._active.get(share.slot) is answer:
+                self._feed([(answer, share)])
+
+    def _fail(self, answer: Answer, detail: str) -> None:
+        self._news.append((answer.job, News(error=GenerationFailed(detail))))
+        self._release(answer)
+
+    def _release(self, answer: Answer) -> None:
+        self._vacate(answer)
+        answer.sampler.close()
+        self._may_admit = True
+
+    def _vacate(self, answer: Answer) -> None:
+        assert answer.slot is not None
+        self._context.forget(answer.slot)
+        del self._active[answer.slot]
+        answer.slot = None
