@@ -1,0 +1,5 @@
+"""`python -m sentinel`: the same as `sentinel`."""
+
+from sentinel.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The command line: one file per family of commands. Wiring only; what a command does lives elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sentinel import __version__
+from sentinel.cli import demo, doctor, jobs, keys, processes, sources, tenants
+from sentinel.errors import SentinelError
+from sentinel.logs import configure_logs
+from sentinel.settings import load_settings
+
+EPILOG = """\
+Start here:
+  sentinel up                         gateway and worker, as two processes, on SQLite
+  sentinel demo                       one webhook per channel through it all, with the replies
+  sentinel keys create                a key for POST /v1/jobs
+  sentinel sources add shop --channel whatsapp --set app_secret=env:APP_SECRET ...
+  sentinel doctor                     what is wrong, in plain words
+
+Settings come from SENTINEL_... environment variables and from sentinel.toml; docs/settings.md lists them.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 the answer is no, 2 the command or a setting is wrong, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(os.environ)
+        configure_logs(settings.log_format, settings.log_level)
+        sys.exit(options.run(options, settings))
+    except SentinelError as error:
+        print(f"sentinel: {error.detail}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sentinel",
+        description="The front door and the engine room of AI agents that live in chats.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for family in (processes, demo, doctor, sources, keys, jobs, tenants):
+        family.add_commands(commands)
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=lambda _options, _settings: print(__version__))
+    return parser

@@ -1,0 +1,69 @@
+"""`sentinel demo`: runs the demo against the Sentinel that runs here, or against one that it starts for the purpose."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from sentinel.demo import run_demo, wait_ready
+from sentinel.errors import Unavailable
+from sentinel.settings import Settings
+
+LOOK_SECONDS = 1.0
+START_SECONDS_MAX = 120.0
+
+
+def add_commands(commands: Any) -> None:
+    """Add the command to the parser."""
+    demo = commands.add_parser("demo", help="send one webhook per channel and one API job, and show the replies")
+    demo.set_defaults(run=run)
+
+
+def run(_options: argparse.Namespace, settings: Settings) -> int:
+    """0 only if every reply arrived."""
+    return trio.run(_run, settings)
+
+
+async def _run(settings: Settings) -> int:
+    async with _running(settings):
+        arrived = await run_demo(settings, say=_say)
+    print("\nEvery reply arrived." if arrived else "\nNot every reply arrived; `sentinel jobs list` and `sentinel doctor` say why.")
+    return 0 if arrived else 1
+
+
+@asynccontextmanager
+async def _running(settings: Settings) -> AsyncIterator[None]:
+    """A Sentinel at the configured address: the one that is there, else one that ends with the block."""
+    if await wait_ready(settings, LOOK_SECONDS) is None:
+        print(f"Using the Sentinel that runs at http://{settings.bind}.")
+        yield
+        return
+    log_path = log_beside(settings)
+    print(f"Starting Sentinel (its log: {log_path}) …", flush=True)
+    async with await trio.open_file(log_path, "ab") as log_file:
+        command = [sys.executable, "-m", "sentinel", "up"]
+        process = await trio.lowlevel.open_process(command, stderr=log_file.fileno(), stdin=subprocess.DEVNULL)
+    try:
+        if (checks := await wait_ready(settings, START_SECONDS_MAX)) is not None:
+            raise Unavailable(f"Sentinel did not get ready: {dict(checks) or 'nobody answers'}. See {log_path}.")
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            process.terminate()
+            await process.wait()
+
+
+def log_beside(settings: Settings) -> Path:
+    """Where a Sentinel that the demo starts writes its log: beside the record."""
+    return Path(settings.record.partition(":")[2]).absolute().parent / "sentinel-demo.log"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,56 @@
+"""`sentinel up | serve | worker | migrate`: the programs themselves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import trio
+
+from sentinel.records import open_record
+from sentinel.settings import Settings
+from sentinel.supervisor import Child, supervise
+
+STOP_MARGIN_SECONDS = 5.0
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to the parser."""
+    up = commands.add_parser("up", help="run gateway and worker, and start again whichever dies")
+    up.set_defaults(run=run_up)
+    commands.add_parser("serve", help="run the gateway").set_defaults(run=run_serve)
+    commands.add_parser("worker", help="run a worker").set_defaults(run=run_worker)
+    commands.add_parser("migrate", help="bring the record's schema up to date").set_defaults(run=run_migrate)
+
+
+def run_up(_options: argparse.Namespace, settings: Settings) -> None:
+    """Gateway and worker as two processes under this one."""
+    open_record(settings.record).close()  # the schema first, so that the two do not race for it, and trouble is said at once
+    children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
+    trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
+
+
+def run_serve(_options: argparse.Namespace, settings: Settings) -> None:
+    """The gateway, until it is told to stop."""
+    from sentinel.serve import serve
+
+    trio.run(serve, settings)
+
+
+def run_worker(_options: argparse.Namespace, settings: Settings) -> None:
+    """A worker, until it is told to stop; it yields the cores to the gateway."""
+    from worker.main import work
+
+    os.nice(settings.worker_nice)
+    trio.run(partial(work, settings))
+
+
+def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
+    """Apply what is missing; opening a record does the same."""
+    record = open_record(settings.record)
+    record.migrate()
+    record.close()
+    print(f"{settings.record} is up to date.")

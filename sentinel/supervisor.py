@@ -1,0 +1,72 @@
+"""Starts the processes of `sentinel up`, starts again those that die, and stops all together. Knows nothing of what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+
+import attrs
+import trio
+
+from sentinel.logs import log
+from sentinel.stop import SUPERVISED, stop_requested
+
+RESTART_FIRST_SECONDS = 0.1
+RESTART_SECONDS_MAX = 10.0
+STEADY_SECONDS = 10.0  # who lives this long has started well; the next death counts as the first
+
+
+@attrs.frozen
+class Child:
+    """One process to keep alive."""
+
+    name: str
+    command: Sequence[str]
+
+
+async def supervise(children: Sequence[Child], stop_seconds: float) -> None:
+    """Keep the children alive until told to stop; then SIGTERM them, and SIGKILL after `stop_seconds` whoever is left."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for child in children:
+            nursery.start_soon(_keep_alive, child, stopping, stop_seconds)
+        await stop_requested()
+        log.info("supervisor.stopping")
+        stopping.set()
+
+
+async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float) -> None:
+    pause = RESTART_FIRST_SECONDS
+    while not stopping.is_set():
+        started = trio.current_time()
+        code = await _run(child, stopping, stop_seconds)
+        if stopping.is_set():
+            return
+        pause = RESTART_FIRST_SECONDS if trio.current_time() - started > STEADY_SECONDS else min(pause * 2, RESTART_SECONDS_MAX)
+        log.error("process.died", process=child.name, code=code, restart_seconds=pause)
+        with trio.move_on_after(pause):
+            await stopping.wait()
+
+
+async def _run(child: Child, stopping: trio.Event, stop_seconds: float) -> int:
+    """Run the process once; its exit code. Its standard input stays open as long as we live: that is how it knows."""
+    environment = os.environ | {SUPERVISED: "1"}
+    open_process = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, env=environment)
+    process = await open_process(list(child.command))
+    log.info("process.started", process=child.name, pid=process.pid)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop, process, stopping, stop_seconds)
+        code = await process.wait()
+        nursery.cancel_scope.cancel()
+    return code
+
+
+async def _stop(process: trio.Process, stopping: trio.Event, stop_seconds: float) -> None:
+    await stopping.wait()
+    process.send_signal(signal.SIGTERM)
+    await trio.sleep(stop_seconds)
+    log.error("process.killed", pid=process.pid, reason="it did not stop in time")
+    process.kill()

@@ -1,0 +1,1 @@
+"""Tests of the worker: what turns a claimed job into an answer."""
