@@ -15,9 +15,7 @@ import llama_cpp as native
 
 from sentinel.errors import ModelUnavailable
 from worker.chat_template import Part
-from worker.llama_step import Decoded, Share
-
-TOKENS_PER_DECODE_MAX = 512
+from worker.llama_step import PREFILL_TOKENS_PER_STEP, Decoded, Share
 
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -144,7 +142,8 @@ class Context:
         self._handle = handle
         self.cells: int = native.llama_n_ctx(handle)
         self._memory = native.llama_get_memory(handle)
-        self._batch = native.llama_batch_init(TOKENS_PER_DECODE_MAX, 0, 1)
+        self._tokens_max = native.llama_n_batch(handle)
+        self._batch = native.llama_batch_init(self._tokens_max, 0, 1)
         self._abort = abort
         abort.install(handle)
 
@@ -171,7 +170,7 @@ class Context:
     def _fill_batch(self, shares: Sequence[Share]) -> list[int]:
         batch, row, rows = self._batch, 0, []
         # The library ends the process, where it could refuse, for a batch that is longer.
-        assert sum(len(share.tokens) for share in shares) <= TOKENS_PER_DECODE_MAX
+        assert sum(len(share.tokens) for share in shares) <= self._tokens_max
         for share in shares:
             for position, token in enumerate(share.tokens, share.position):
                 batch.token[row], batch.pos[row] = token, position
@@ -229,9 +228,13 @@ def _new_context(model: Model, slots: int, cells: int) -> int | None:
     parameters.n_seq_max = slots
     parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
     # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
-    parameters.n_batch = parameters.n_ubatch = TOKENS_PER_DECODE_MAX
+    parameters.n_batch = parameters.n_ubatch = slots + PREFILL_TOKENS_PER_STEP
     # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary).
     parameters.n_outputs_max = slots
+    if not native.llama_supports_gpu_offload():
+        # On CPUs it is no faster, and from 64 tokens in a batch on it rounds in another way. Without it an answer is the
+        # same to the last bit whatever is computed beside it.
+        parameters.flash_attn_type = native.LLAMA_FLASH_ATTN_TYPE_DISABLED
     parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
     return native.llama_init_from_model(model.handle, parameters) or None
 

@@ -13,15 +13,12 @@ import attrs
 
 from sentinel.errors import GenerationFailed
 from worker.llama_jobs import Job, News
-from worker.llama_step import Decoded, Share
+from worker.llama_step import PREFILL_TOKENS_PER_STEP, Decoded, Share
 from worker.utf8 import Utf8Pieces
 
 if TYPE_CHECKING:
     from worker.llama_native import Context, Model, Sampler
 
-# How much of the waiting prompts one step reads. With 512 tokens the other answers stall for 2.2 s on two cores, with 64
-# for 0.3 s, and the newcomer's own answer begins 7 % later.
-PREFILL_TOKENS_PER_STEP = 64
 # What is longer cannot fit and is not tokenized, which takes a second a megabyte. English has 4 characters a token.
 CHARACTERS_PER_TOKEN_MAX = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,28 @@ async def _running(settings: Settings) -> AsyncIterator[None]:
         command = [sys.executable, "-m", "sentinel", "up"]
         process = await trio.lowlevel.open_process(command, stderr=log_file.fileno(), stdin=subprocess.DEVNULL)
     try:
-        if (checks := await wait_ready(settings, START_SECONDS_MAX)) is not None:
-            raise Unavailable(f"Sentinel did not get ready: {dict(checks) or 'nobody answers'}. See {log_path}.")
+        await _wait_started(settings, process, log_path)
         yield
     finally:
         with trio.CancelScope(shield=True):
             process.terminate()
             await process.wait()
+
+
+async def _wait_started(settings: Settings, process: trio.Process, log_path: Path) -> None:
+    """Return once the Sentinel that we started is ready. Raises Unavailable if it ends, or is not ready in time."""
+    checks: Mapping[str, str] | None = {}
+    async with trio.open_nursery() as nursery:
+
+        async def stop_if_it_ends() -> None:
+            await process.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(stop_if_it_ends)
+        checks = await wait_ready(settings, START_SECONDS_MAX)
+        nursery.cancel_scope.cancel()
+    if checks is not None:
+        raise Unavailable(f"Sentinel did not get ready: {dict(checks) or 'nobody answers'}. See {log_path}.")
 
 
 def log_beside(settings: Settings) -> Path:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 
+_FOLDER = Path(__file__).parents[2] / "sql"  # beside the package, in a checkout and where it is installed
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 @functools.cache
 def load_queries(dialect: str) -> Mapping[str, str]:
     """The statements of `sql/<dialect>/queries.sql` by the name in the comment line above each."""
-    _, *pieces = _NAME.split((resources.files("sql") / dialect / "queries.sql").read_text())
+    _, *pieces = _NAME.split((_FOLDER / dialect / "queries.sql").read_text())
     return {name: statement.strip() for name, statement in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 @functools.cache
 def load_migrations(dialect: str) -> tuple[tuple[int, str, str], ...]:
     """(number, file name, SQL) of each `sql/<dialect>/NNNN_*.sql`, in order."""
-    files = [file for file in (resources.files("sql") / dialect).iterdir() if file.name[:4].isdigit()]
+    files = [file for file in (_FOLDER / dialect).iterdir() if file.name[:4].isdigit()]
     return tuple((int(file.name[:4]), file.name, file.read_text()) for file in sorted(files, key=lambda file: file.name))
