@@ -27,13 +27,20 @@ MODEL_RETRY_SECONDS = 5.0
 
 async def work(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then give back what is left within the grace."""
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_when_told, stopping)
+        await work_until(stopping, settings)
+        nursery.cancel_scope.cancel()
+
+
+async def work_until(stopping: trio.Event, settings: Settings) -> None:
+    """Work until `stopping` is set, then give back what is left within the grace."""
     store = Store(open_record(settings.record))
     directory = DirectoryFollower(store)
     await directory.refresh()
     presence = await register(store, "starting")
-    stopping = trio.Event()
     async with open_outbound(settings.send_seconds_max) as outbound, trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_when_told, stopping)
         nursery.start_soon(presence.run)
         nursery.start_soon(directory.run)
         nursery.start_soon(Janitor(store, settings.retention_days).run)
