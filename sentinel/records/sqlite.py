@@ -78,7 +78,9 @@ class SqliteRecord:
     # Accepting
 
     def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
-        first = {job.id: job for job in reversed(jobs)}
+        first: dict[str, NewJob] = {}
+        for job in jobs:
+            first.setdefault(job.id, job)
         with self._transaction():
             known = set(_decode(self._one("known", ids=_encode(list(first)))["ids"]))
             rows = [_job_row(job) for job in first.values() if job.id not in known]

@@ -1,0 +1,203 @@
+"""The command line from outside: what it prints, what it keeps, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+from sentinel import standard_webhooks
+from sentinel.cli import main
+from sentinel.edge.keys import hash_key, is_well_formed
+from sentinel.model import NewJob, State, job_id
+from sentinel.records import Ending, open_record
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A record that the commands use, through the environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SENTINEL_RECORD", f"sqlite:{tmp_path / 'cli.db'}")
+    monkeypatch.setenv("SENTINEL_LOG_LEVEL", "error")
+    return f"sqlite:{tmp_path / 'cli.db'}"
+
+
+def run(*arguments: str) -> int:
+    """The exit code of one command."""
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    return int(done.value.code or 0)
+
+
+def new_job(external_id: str, **changes: object) -> NewJob:
+    values = {
+        "tenant": "default",
+        "channel": "telegram",
+        "source": "bot",
+        "received_at": time.time(),
+        "verified_by": "test",
+    } | changes
+    return NewJob(id=job_id(external_id), external_id=external_id, input=({"role": "user", "content": "hi\u202e"},), **values)  # type: ignore[arg-type]
+
+
+def test_help_names_every_command(url: str, capsys: Capture) -> None:
+    """`sentinel --help` lists the commands of the contract, with a word about each."""
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for command in (
+        "up",
+        "serve",
+        "worker",
+        "demo",
+        "doctor",
+        "sources",
+        "keys",
+        "jobs",
+        "tenants",
+        "callbacks",
+        "migrate",
+        "version",
+    ):
+        assert f"\n    {command} " in text
+
+
+def test_a_key_is_shown_once_and_kept_as_a_hash(url: str, capsys: Capture) -> None:
+    """`keys create --json` gives a well-formed key; the record has its hash, the list its hint, and a revoked one is dead."""
+    assert run("keys", "create", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    record = open_record(url)
+    assert is_well_formed(made["key"])
+    assert record.directory().keys[hash_key(made["key"])].id == made["id"]
+    assert run("keys", "list") == 0
+    assert made["key"] not in capsys.readouterr().out
+    assert run("keys", "revoke", made["id"]) == 0
+    assert run("keys", "revoke", made["id"]) == 1
+    assert record.directory().keys == {}
+    record.close()
+
+
+def test_a_source_reads_its_secrets_from_the_environment(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`env:NAME` stands for the variable's value; a missing variable is named; the list shows no secret."""
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=env:BOT_SECRET") == 2
+    assert "BOT_SECRET" in capsys.readouterr().err
+    monkeypatch.setenv("BOT_SECRET", "s3cret")
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=env:BOT_SECRET") == 0
+    record = open_record(url)
+    assert record.directory().sources["telegram", "bot"].setting("secret_token") == "s3cret"
+    record.close()
+    assert run("sources", "list", "--json") == 0
+    assert "s3cret" not in capsys.readouterr().out
+    assert run("sources", "remove", "bot", "--channel", "telegram") == 0
+    assert run("sources", "remove", "bot", "--channel", "telegram") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("bot", "--channel", "telegram", "--set", "color=red"), "no setting 'color'"),
+        (("bot", "--channel", "telegram", "--set", "secret_token"), "KEY=VALUE"),
+        (("bot", "--channel", "telegram"), "secret_token"),
+        (("bo/t", "--channel", "telegram", "--set", "secret_token=x"), "name"),
+        (("bot", "--channel", "telegram", "--tenant", "nobody", "--set", "secret_token=x"), "sentinel tenants add nobody"),
+    ],
+)
+def test_a_wrong_source_is_refused_with_the_reason(url: str, capsys: Capture, arguments: tuple[str, ...], reason: str) -> None:
+    """What is wrong with a source is said before anything is kept."""
+    assert run("sources", "add", *arguments) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_another_tenants_source_is_not_replaced(url: str, capsys: Capture) -> None:
+    """A name that another tenant has on the channel is refused."""
+    assert run("tenants", "add", "acme") == 0
+    assert run("sources", "add", "bot", "--channel", "telegram", "--tenant", "acme", "--set", "secret_token=x") == 0
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=y") == 2
+    assert "Another tenant" in capsys.readouterr().err
+
+
+def test_the_callback_secret_stays_the_same(url: str, capsys: Capture) -> None:
+    """The secret is made on first use and verifies what is signed with it."""
+    run("callbacks", "secret", "--json")
+    first = json.loads(capsys.readouterr().out)["secret"]
+    run("callbacks", "secret", "--json")
+    assert json.loads(capsys.readouterr().out)["secret"] == first
+    assert standard_webhooks.sign(first, "id", 1, b"x").startswith("v1,")
+    assert run("callbacks", "allow", "127.0.0.1/32") == 0
+    assert run("callbacks", "allow", "localhost") == 2
+
+
+def test_jobs_are_listed_shown_and_helped_along(url: str, capsys: Capture) -> None:
+    """list, show, cancel, retry and replay act on a job by its id or the platform's."""
+    record = open_record(url)
+    record.accept([new_job("update-1"), new_job("update-2")], time.time())
+    assert run("jobs", "list") == 0
+    assert "update-1" in capsys.readouterr().out
+    assert run("jobs", "cancel", "update-1") == 0
+    assert run("jobs", "retry", "update-1") == 0
+    worker = record.register("w", "1:?", 1, "ready", time.time())
+    (claim,) = record.claim(worker, 1, time.time())
+    record.end([Ending(claim.job.id, claim.lease_token, State.FAILED, "no luck")], time.time())
+    capsys.readouterr()
+    assert run("jobs", "show", "update-1", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["last_error"]) == ("failed", "no luck")
+    assert [event["step"] for event in shown["events"]][-2:] == ["claimed", "failed"]
+    assert run("jobs", "replay", "update-1", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["replay_of"] == shown["id"]
+    assert run("jobs", "show", "nothing") == 2
+    record.close()
+
+
+def test_control_characters_are_shown_not_obeyed(url: str, capsys: Capture) -> None:
+    """What a user wrote cannot steer the operator's terminal."""
+    record = open_record(url)
+    record.accept([new_job("update-1")], time.time())
+    record.close()
+    run("jobs", "show", "update-1")
+    text = capsys.readouterr().out
+    assert "\u202e" not in text
+    assert "\\u202e" in text
+
+
+def test_what_was_never_understood_cannot_be_retried(url: str, capsys: Capture) -> None:
+    """A quarantined body that is no message is kept for a person and never reaches the model."""
+    record = open_record(url)
+    raw = ({"role": "raw", "content": "{}"},)
+    record.accept([attrs.evolve(new_job("odd", state=State.QUARANTINED, last_error="no text"), input=raw)], time.time())
+    record.close()
+    assert run("jobs", "retry", "odd") == 2
+    assert run("jobs", "replay", "odd") == 2
+    assert "never understood" in capsys.readouterr().err
+
+
+def test_the_doctor_says_what_is_wrong(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing model is wrong, a missing worker a warning; both are named, and the exit code tells."""
+    monkeypatch.setenv("SENTINEL_MODEL", "/nowhere/model.gguf")
+    assert run("doctor", "--json") == 1
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert "does not exist" in findings["model"]["detail"]
+    assert findings["worker"]["verdict"] == "warning"
+    monkeypatch.setenv("SENTINEL_MODEL", "fake:10")
+    assert run("doctor") == 0
+
+
+def test_a_wrong_setting_is_named(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong value stops every command with the variable's name."""
+    monkeypatch.setenv("SENTINEL_ACK_BUDGET", "soon")
+    assert run("jobs", "list") == 2
+    assert "SENTINEL_ACK_BUDGET" in capsys.readouterr().err
+
+
+def test_migrate_can_be_run_twice(url: str, tmp_path: Path) -> None:
+    """`sentinel migrate` makes the schema, and again changes nothing."""
+    assert run("migrate") == 0
+    assert run("migrate") == 0
+    connection = sqlite3.connect(tmp_path / "cli.db")
+    assert connection.execute("SELECT count(*) FROM job_overview").fetchone() == (0,)
+    connection.close()

@@ -1,0 +1,54 @@
+"""The pages that can be checked against the code are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import attrs
+
+from sentinel.model import State
+from sentinel.settings import Settings, environment_name
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """docs/settings.md has one row per setting, with its allowed values, default and meaning as the code has them."""
+    rows = {
+        cells[1].strip("` "): cells
+        for line in (ROOT / "docs/settings.md").read_text().splitlines()
+        if len(cells := line.split("|")) > 4
+    }
+    fields = {environment_name(field.name): field for field in attrs.fields(Settings)}
+    assert fields.keys() == {name for name in rows if name.startswith("SENTINEL_")}
+    for name, field in fields.items():
+        _, _, allowed, default, meaning, _ = (cell.strip() for cell in rows[name])
+        assert (allowed, meaning) == (field.metadata["allowed"], field.metadata["help"])
+        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+        assert default == ("" if field.default is None else f"`{shown}`")
+
+
+def test_the_links_lead_somewhere() -> None:
+    """Every relative link in the README and in docs leads to a file."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "sql/README.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_schema_and_the_code_agree_on_states() -> None:
+    """The states that the SQLite schema allows are those of the model."""
+    schema = (ROOT / "sql/sqlite/0001_jobs.sql").read_text()
+    allowed = re.search(r"state\s+TEXT NOT NULL CHECK \(state IN \(([^)]*)\)\)", schema)
+    assert allowed
+    assert set(re.findall(r"'(\w+)'", allowed[1])) == {state.value for state in State}
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    """Every `sentinel COMMAND` in the README and the runbook is one that the program has."""
+    from sentinel.cli import _parser
+
+    known = set(re.findall(r"^    (\w+) ", _parser().format_help(), re.MULTILINE))
+    for page in ("README.md", "docs/runbook.md", "docs/failures.md"):
+        for command in re.findall(r"(?:`|^    |\$\()sentinel ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE):
+            assert command in known, f"{page} names sentinel {command}"
