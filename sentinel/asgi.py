@@ -16,7 +16,7 @@ import trio
 
 from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow, Unavailable
 from sentinel.gateway import Gateway, open_gateway
-from sentinel.http import Request, Response, problem
+from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response, problem
 from sentinel.hypercorn_guard import guard_hypercorn
 from sentinel.logs import configure_logs, log
 from sentinel.settings import load_settings
@@ -24,8 +24,6 @@ from sentinel.settings import load_settings
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-HEADERS_MAX = 100
-HEADER_BYTES_MAX = 16_384
 DRAIN_SECONDS_MAX = 2.0
 
 

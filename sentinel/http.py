@@ -13,6 +13,9 @@ from sentinel.errors import BadInput, MethodNotAllowed, SentinelError
 
 Headers = tuple[tuple[str, str], ...]
 
+HEADERS_MAX = 100
+HEADER_BYTES_MAX = 16_384
+
 
 @attrs.frozen
 class Request:

@@ -1,4 +1,4 @@
-"""Makes Hypercorn on trio survive its connections. Changes nothing but the class that serves one connection.
+"""Makes Hypercorn on trio survive its connections, and gives it connections that the fast lane has read from already.
 
 Hypercorn 0.18 lets any exception but OSError from one connection's protocol code rise into the nursery that serves all of them.
 Nine small inputs (an extra byte behind a WebSocket upgrade, a bad HTTP2-Settings, a byte ≥ 0x80 in an HTTP/2 path …) end the
@@ -7,8 +7,14 @@ program for everybody.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import hypercorn.trio.run
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
 
 from sentinel.logs import log
 
@@ -27,3 +33,48 @@ class GuardedTCPServer(TCPServer):
 def guard_hypercorn() -> None:
     """From now on, Hypercorn in this process serves connections with GuardedTCPServer. Idempotent."""
     hypercorn.trio.run.TCPServer = GuardedTCPServer  # type: ignore[attr-defined]
+
+
+class HandOver:
+    """Serves single connections with Hypercorn, without its listeners and its lifespan."""
+
+    def __init__(self, application: Any, config: Config) -> None:
+        self._application = ASGIWrapper(application)
+        self._config = config
+        self._context = WorkerContext(None)
+
+    async def serve(self, stream: trio.SocketStream, data: bytes) -> None:
+        """Serve the connection to its end, as if `data` had not been read from it yet."""
+        await GuardedTCPServer(self._application, self._config, self._context, cast(Any, {}), cast(Any, _Replayed(stream, data)))
+
+    async def close(self) -> None:
+        """Tell the connections that the server ends."""
+        await self._context.terminated.set()
+
+
+class _Replayed(trio.abc.HalfCloseableStream):
+    """A stream that gives what was read from it once more. Has the attribute that Hypercorn looks at besides a stream's own."""
+
+    def __init__(self, stream: trio.SocketStream, data: bytes) -> None:
+        self._stream = stream
+        self._data = data
+        self.socket = stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._data:
+            size = max_bytes or len(self._data)
+            data, self._data = self._data[:size], self._data[size:]
+            return data
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: Any) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,19 +1,19 @@
-"""Runs the gateway's server until it is told to stop, and then in bounded time. The only importer of Hypercorn's server."""
+"""Runs the gateway's server until it is told to stop, and then in bounded time: the fast lane in front, Hypercorn behind it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
-from functools import partial
-from typing import Any, cast
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
 
 from sentinel.asgi import Application
 from sentinel.gateway import open_gateway
+from sentinel.hypercorn_guard import HandOver
+from sentinel.lane import Lane, Limits
 from sentinel.logs import log
 from sentinel.settings import Settings
 from sentinel.stop import stop_requested
@@ -24,20 +24,29 @@ HEADER_SECONDS_MAX = 5.0
 
 async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once connections are taken."""
+    config = _config(settings)
+    listeners = config.create_sockets().insecure_sockets
     async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
-        application = Application(gateway)
-        run = partial(
-            hypercorn_serve, cast(Any, application), _config(settings), shutdown_trigger=partial(_stop, settings.grace_seconds)
-        )
-        urls = await nursery.start(run)
+        behind = HandOver(Application(gateway), config)
+        lane = Lane(gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max))
+        for listener in listeners:
+            listener.listen(BACKLOG)
+        nursery.start_soon(lane.run, listeners)
+        urls = [_url(listener) for listener in listeners]
         log.info("gateway.listening", urls=urls, record=settings.record)
         task_status.started(urls)
+        await stop_requested()
+        _exit_after(settings.grace_seconds + 1)
+        lane.close()
+        await behind.close()
+        nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
+    for listener in listeners:
+        listener.close()
 
 
-async def _stop(grace_seconds: float) -> None:
-    """Return when asked to stop, with a timer running: Hypercorn waits for ever for a client that does not read its answer."""
-    await stop_requested()
-    timer = threading.Timer(grace_seconds + 1, _exit_hard)
+def _exit_after(seconds: float) -> None:
+    """Make sure of the end: Hypercorn waits for ever for a client that does not read its answer."""
+    timer = threading.Timer(seconds, _exit_hard)
     timer.daemon = True
     timer.start()
 
@@ -45,6 +54,11 @@ async def _stop(grace_seconds: float) -> None:
 def _exit_hard() -> None:
     log.warning("gateway.exit_forced", reason="a client did not read its answer within the grace")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _url(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    return f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
 
 
 def _config(settings: Settings) -> Config:

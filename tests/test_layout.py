@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.job_api",),
     ("sentinel.gateway",),
     ("sentinel.hypercorn_guard",),
-    ("sentinel.asgi",),
+    ("sentinel.asgi", "sentinel.lane"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
     ("sentinel.demo",),
     ("sentinel.cli", "sentinel.__main__", "worker.__main__"),
@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What may be imported where, besides the standard library, trio and attrs.
 HOMES = {
     "hypercorn": {"sentinel.serve", "sentinel.hypercorn_guard", "sentinel.stand_in"},
+    "httptools": {"sentinel.lane"},
     "httpx2": {"sentinel.outbound"},
     "httpcore2": {"sentinel.outbound"},
     "msgspec": {"sentinel.payload"},

@@ -1,0 +1,215 @@
+"""The fast lane's reader on bytes, and a lane on true sockets with a handler that only echoes."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from sentinel.errors import SentinelError
+from sentinel.http import Request, Response
+from sentinel.lane import Lane, Limits, _Reader
+
+LIMITS = Limits(body_bytes=1000, body_seconds=0.3)
+POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
+CHUNKED = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;e=1\r\nhe\r\n3\r\nllo\r\n0\r\nT: x\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def read(*pieces: bytes) -> tuple[list[Request], SentinelError | None]:
+    reader = _Reader(LIMITS)
+    for piece in pieces:
+        reader.feed(piece)
+    return [request for request, _ in reader.requests], reader.error
+
+
+def test_every_split_reads_the_same() -> None:
+    """Two pipelined requests give the same values however the network cuts them."""
+    whole = POST + CHUNKED + GET
+    expected = read(whole)
+    assert [request.body for request in expected[0]] == [b"hello", b"hello", b""]
+    assert expected[0][0].headers["x-one"] == "1, 2"
+    assert expected[1] is None
+    for cut in range(1, len(whole)):
+        assert read(whole[:cut], whole[cut:]) == expected
+    assert read(*(bytes([byte]) for byte in whole)) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\nhello", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\nhello", 400),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\x00c\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET /a\x01b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /a%00b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001, 413),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"y" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+    ],
+)
+def test_what_two_readers_could_differ_on_is_refused(raw: bytes, status: int) -> None:
+    """Bad framing, versions, characters and sizes give an error with its status, whole or byte by byte."""
+    for pieces in ([raw], [bytes([byte]) for byte in raw]):
+        requests, error = read(*pieces)
+        assert requests == []
+        assert error is not None
+        assert error.status == status
+
+
+def test_mutated_requests_never_crash_the_reader() -> None:
+    """30,000 damaged requests, seeded: each gives requests or an error, never an exception."""
+    rng = random.Random(20)
+    for _ in range(30_000):
+        raw = bytearray(rng.choice((POST, CHUNKED, GET, POST + GET)))
+        for _ in range(rng.randint(1, 6)):
+            place = rng.randrange(len(raw))
+            match rng.randrange(3):
+                case 0:
+                    raw[place] = rng.randrange(256)
+                case 1:
+                    del raw[place : place + rng.randrange(8)]
+                    raw = raw or bytearray(b"x")
+                case _:
+                    raw[place:place] = rng.randbytes(rng.randrange(4))
+        cut = rng.randrange(len(raw))
+        read(bytes(raw[:cut]), bytes(raw[cut:]))
+
+
+@asynccontextmanager
+async def open_lane(limits: Limits = LIMITS) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
+    """A lane on a free port, whose handler answers with the request's body."""
+
+    async def handle(request: Request) -> Response:
+        if request.path == "/slow":
+            await trio.sleep(0.2)
+        return Response(200, request.method.encode() + b" " + request.path.encode() + b" " + request.body)
+
+    async def hand_over(stream: trio.SocketStream, data: bytes) -> None:
+        await stream.send_all(b"handed over: " + data)
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    lane = Lane(handle, hand_over, limits)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lane.run, [listener])
+        yield lane, listener.getsockname()
+        nursery.cancel_scope.cancel()
+    listener.close()
+
+
+async def exchange(address: tuple[str, int], *pieces: bytes) -> bytes:
+    """Everything the lane answers to the pieces until it closes."""
+    stream = await trio.open_tcp_stream(*address)
+    async with stream:
+        for piece in pieces:
+            await stream.send_all(piece)
+        with trio.fail_after(5):
+            return b"".join([data async for data in stream])
+
+
+async def test_keep_alive_and_pipelining() -> None:
+    """Requests on one connection are answered in order, and the connection ends when the client asks."""
+    async with open_lane() as (_, address):
+        answers = await exchange(address, POST + CHUNKED, b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.index(b"POST /webhooks/generic/demo hello") < answers.index(b"POST /x hello") < answers.index(b"GET /last")
+
+
+async def test_head_has_no_body() -> None:
+    """HEAD is answered like GET, with the length and without the body."""
+    async with open_lane() as (_, address):
+        answer = await exchange(address, b"HEAD /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert b"content-length: 7" in answer
+    assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_expect_continue() -> None:
+    """A client that waits for 100 Continue gets it, and 413 instead when its body would be too large."""
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    async with open_lane() as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(head % 5)
+        assert await stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await stream.send_all(b"hello")
+        assert b"POST /x hello" in b"".join([data async for data in stream])
+        await stream.aclose()
+        assert (await exchange(address, head % 5000)).startswith(b"HTTP/1.1 413 ")
+
+
+async def test_slow_requests_end_with_408() -> None:
+    """A body that does not arrive within its time gets 408, and the connection ends."""
+    async with open_lane() as (_, address):
+        assert (await exchange(address, POST[:-2])).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_http2_is_handed_over_with_its_bytes() -> None:
+    """A connection that begins with the HTTP/2 preface goes to the other server, nothing lost."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    async with open_lane() as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(preface)
+        assert await stream.receive_some() == b"handed over: " + preface
+        await stream.aclose()
+
+
+async def test_an_upgrade_is_answered_as_if_it_were_not_there() -> None:
+    """A WebSocket upgrade is not taken: the request is answered as plain HTTP and the connection ends."""
+    async with open_lane() as (_, address):
+        raw = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nextra"
+        answer = await exchange(address, raw)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"connection: close" in answer
+
+
+async def test_closing_lets_begun_requests_end() -> None:
+    """When the lane closes, idle connections end at once and a request under way gets its answer."""
+    async with open_lane() as (lane, address):
+        idle = await trio.open_tcp_stream(*address)
+        busy = await trio.open_tcp_stream(*address)
+        await busy.send_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        await trio.sleep(0.05)
+        lane.close()
+        with trio.fail_after(0.15):
+            assert await idle.receive_some() == b""
+        with trio.fail_after(2):
+            answer = b"".join([data async for data in busy])
+        assert b"GET /slow" in answer
+        assert b"connection: close" in answer
+        await idle.aclose()
+        await busy.aclose()
+
+
+async def test_a_thousand_connections_at_once() -> None:
+    """1,000 connections in one burst are all accepted and answered."""
+    async with open_lane() as (_, address):
+        answers: list[bytes] = []
+
+        async def one() -> None:
+            answers.append(await exchange(address, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(1000):
+                nursery.start_soon(one)
+    assert len(answers) == 1000
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
