@@ -24,7 +24,6 @@ from worker.llama_slots import Scheduler
 
 if TYPE_CHECKING:
     from worker.chat_template import ChatTemplate
-    from worker.llama_native import AbortFlag
 
 SLOTS_MAX = 256  # llama.cpp's own bound
 TOKENS_PER_SLOT_MAX = 2048
@@ -45,19 +44,17 @@ async def open_llama(path: Path, slots: int | None) -> AsyncIterator[Engine]:
     """
     check_model_file(path)
     _check_settings(slots, os.environ)
-    unavailable: ModelUnavailable | None = None
+    inbox = Inbox()
+    send_opened, opened = trio.open_memory_channel[LlamaEngine | ModelUnavailable](1)
     async with trio.open_nursery() as nursery:
-        try:
-            engine: LlamaEngine = await nursery.start(_host, path, slots)
-        except ModelUnavailable as error:
-            unavailable = error
-        else:
-            try:
-                yield engine
-            finally:
-                engine.close()
-    if unavailable:
-        raise unavailable  # out here, where the nursery does not wrap it in a group
+        nursery.start_soon(_host, path, slots, inbox, send_opened.send_nowait)
+        with closing(inbox):  # the thread cannot be cancelled, only asked to end, also while it opens the model
+            engine = await opened.receive()
+            if isinstance(engine, LlamaEngine):
+                with closing(engine):
+                    yield engine
+    if isinstance(engine, ModelUnavailable):
+        raise engine  # out here, where the nursery does not wrap it in a group
 
 
 @attrs.define(eq=False)
@@ -68,8 +65,8 @@ class LlamaEngine:
     description: str
     _template: ChatTemplate
     _inbox: Inbox
-    _abort: AbortFlag
     _jobs: set[Job] = attrs.field(factory=set, init=False)
+    _is_closed: bool = attrs.field(default=False, init=False)
 
     async def generate(self, prompt: Prompt, progress: Progress) -> Generation:
         """
@@ -81,7 +78,7 @@ class LlamaEngine:
         """
         if prompt.tokens_max < 1:
             raise GenerationFailed("The bound on the answer's tokens is less than 1.")
-        if self._inbox.is_closed:
+        if self._is_closed:
             raise trio.ClosedResourceError("The engine is closed.")
         job = Job(self._template.parts(prompt.messages), prompt.tokens_max, prompt.temperature, prompt.seed)
         self._jobs.add(job)
@@ -94,15 +91,13 @@ class LlamaEngine:
     def _withdraw(self, job: Job) -> None:
         self._jobs.discard(job)
         job.abandon()
-        # A step that reads prompts is long and worth stopping; any other ends as soon by itself. The engine thread lowers
-        # the flag first and looks for abandoned jobs after, so this cannot be missed.
+        # A step that reads prompts is long and worth stopping; any other ends as soon by itself.
         if job.is_prefilling:
-            self._abort.stop()
+            self._inbox.abort.stop()
 
     def close(self) -> None:
-        """Asks the engine thread to end, at once; its host waits until it has. No answer comes from now on."""
-        self._inbox.close()
-        self._abort.stop()
+        """No answer comes from now on."""
+        self._is_closed = True
         for job in self._jobs:
             job.abandon()
 
@@ -120,16 +115,22 @@ async def _follow(job: Job, progress: Progress) -> Generation:
     raise trio.ClosedResourceError("The engine was closed before the answer was complete.")
 
 
-async def _host(path: Path, slots: int | None, *, task_status: trio.TaskStatus[LlamaEngine]) -> None:
-    """Lives as long as the engine thread and fails as it fails."""
+async def _host(path: Path, slots: int | None, inbox: Inbox, opened: Callable[[LlamaEngine | ModelUnavailable], None]) -> None:
+    """Lives as long as the engine thread, and fails as it fails once it is open."""
     event_loop = trio.lowlevel.current_trio_token()
+
+    def announce(engine: LlamaEngine) -> None:
+        event_loop.run_sync_soon(opened, engine)
 
     def deliver(news: list[tuple[Job, News]]) -> None:
         # Once a step and without waiting: waking the event loop costs more than all the news of a step.
         event_loop.run_sync_soon(_deliver, news)
 
-    # A limiter of its own, so that the engine takes no place from the short work of others.
-    await trio.to_thread.run_sync(_run, path, slots, task_status.started, deliver, limiter=trio.CapacityLimiter(1))
+    try:
+        # A limiter of its own, so that the engine takes no place from the short work of others.
+        await trio.to_thread.run_sync(_run, path, slots, inbox, announce, deliver, limiter=trio.CapacityLimiter(1))
+    except ModelUnavailable as error:
+        opened(error)
 
 
 def _deliver(news: list[tuple[Job, News]]) -> None:
@@ -137,28 +138,26 @@ def _deliver(news: list[tuple[Job, News]]) -> None:
         job.deliver(item)
 
 
-def _run(path: Path, slots: int | None, started: Callable[[LlamaEngine], None], deliver: _Delivery) -> None:
+def _run(path: Path, slots: int | None, inbox: Inbox, announce: Callable[[LlamaEngine], None], deliver: _Delivery) -> None:
     """The engine thread. What is opened last is closed first: to free a model before its context crashes the process."""
     _require_library(os.environ)
     from worker.chat_template import ChatTemplate
-    from worker.llama_native import AbortFlag, Context, Model, slots_advised
+    from worker.llama_native import Context, Model, slots_advised
 
     slots = slots or slots_advised()
-    inbox, abort = Inbox(), AbortFlag()
     with closing(Model(path)) as model:
         template = ChatTemplate.compile(model.chat_template, *model.bos_and_eos)
         cells = min(slots * min(model.context_trained, TOKENS_PER_SLOT_MAX), TOKENS_OF_CONTEXT_MAX)
-        with closing(Context(model, slots, cells, abort)) as context, closing(Scheduler(model, context)) as scheduler:
+        with closing(Context(model, slots, cells, inbox.abort)) as context, closing(Scheduler(model, context)) as scheduler:
             description = (
                 f"{path.name}, {model.parameters / 1e6:.0f} M parameters, {slots} slots, {context.cells} tokens of context"
             )
-            trio.from_thread.run_sync(started, LlamaEngine(slots, description, template, inbox, abort))
-            _work(scheduler, inbox, abort, deliver)
+            announce(LlamaEngine(slots, description, template, inbox))
+            _work(scheduler, inbox, deliver)
 
 
-def _work(scheduler: Scheduler, inbox: Inbox, abort: AbortFlag, deliver: _Delivery) -> None:
+def _work(scheduler: Scheduler, inbox: Inbox, deliver: _Delivery) -> None:
     while True:
-        abort.clear()  # before anything that it may have been raised for is looked at
         for job in inbox.take(wait=scheduler.is_idle):
             scheduler.submit(job)
         if inbox.is_closed:

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from sentinel.errors import GenerationFailed
+from worker.llama_step import AbortFlag
 
 if TYPE_CHECKING:
     from worker.chat_template import Part
@@ -65,23 +66,31 @@ class Job:
 
 
 class Inbox:
-    """The engine thread's door: jobs in the order of their arrival, and the wish to close."""
+    """The engine thread's door: jobs in the order of their arrival, the wish that it stops a decode, and the wish to end."""
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.abort = AbortFlag()
         self.is_closed = False
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def put(self, job: Job) -> None:
         """Hands `job` over; never waits."""
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Wakes the engine thread if it waits."""
+        """Asks the engine thread to end, now: wakes it if it waits, stops it if it computes."""
         self.is_closed = True
+        self.abort.stop()
         self._jobs.put(None)
 
     def take(self, *, wait: bool) -> Iterator[Job]:
-        """All that has arrived; if that is nothing and `wait`, sleeps until something does."""
+        """
+        All that has arrived; if that is nothing and `wait`, sleeps until something does.
+
+        Clears the abort flag first. So whoever withdraws a job, or closes, and raises the flag after that is not missed:
+        either the flag stays up for the next decode, or what it was raised for is seen before.
+        """
+        self.abort.clear()
         try:
             job = self._jobs.get(block=wait)
             while job is not None:

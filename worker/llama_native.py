@@ -1,6 +1,6 @@
 """llama.cpp's low-level functions as a few small classes. The only importer of `llama_cpp`; it must not know what a job is.
 
-One thread makes every call here: two in one context crash the process. Only an `AbortFlag` may be touched from others.
+One thread makes every call here: two in one context crash the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import llama_cpp as native
 
 from sentinel.errors import ModelUnavailable
 from worker.chat_template import Part
-from worker.llama_step import PREFILL_TOKENS_PER_STEP, Decoded, Share
+from worker.llama_step import TOKENS_PER_STEP, AbortFlag, Decoded, Share
 
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -32,28 +32,6 @@ def log_tail() -> str:
 
 class NativeError(Exception):
     """The library is in a state that only the end of the process repairs."""
-
-
-class AbortFlag:
-    """Stops a running decode within milliseconds on CPUs; GPU backends do not look at it. Any thread may raise it."""
-
-    def __init__(self) -> None:
-        self._byte = ctypes.create_string_buffer(2)  # a C string: "" goes on, "x" stops
-
-    def stop(self) -> None:
-        """The decode that runs now, or else the next one, ends early."""
-        self._byte[0] = b"x"
-
-    def clear(self) -> None:
-        """Decodes run to their end again."""
-        self._byte[0] = b"\0"
-
-    def install(self, context: int) -> None:
-        """Makes the decodes of `context` look at this flag, which must live as long."""
-        # The library asks after every node of its graph, hundreds of times a token. A callback in Python would take the
-        # GIL each time; the C library's strlen reads the same byte without it: 0 is "go on", 1 is "stop".
-        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0
-        native.llama_set_abort_callback(context, native.ggml_abort_callback(strlen), ctypes.addressof(self._byte))
 
 
 class Model:
@@ -133,7 +111,11 @@ class Context:
     """The memory of up to `slots` sequences, which share `cells` tokens of it, and the batch that feeds them."""
 
     def __init__(self, model: Model, slots: int, cells: int, abort: AbortFlag) -> None:
-        """Raises ModelUnavailable if neither `cells` nor half of them fit in the memory of the machine."""
+        """
+        `abort` stops a decode of this context.
+
+        Raises ModelUnavailable if neither `cells` nor half of them fit in the memory of the machine.
+        """
         self._model = model
         self.slots = slots
         handle = _new_context(model, slots, cells) or _new_context(model, slots, cells // 2)
@@ -145,7 +127,10 @@ class Context:
         self._tokens_max = native.llama_n_batch(handle)
         self._batch = native.llama_batch_init(self._tokens_max, 0, 1)
         self._abort = abort
-        abort.install(handle)
+        # The library asks after every node of its graph, hundreds of times a token. A callback in Python would take the
+        # GIL each time; the C library's strlen reads the same byte without it: 0 is "go on", 1 is "stop".
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
+        native.llama_set_abort_callback(handle, native.ggml_abort_callback(strlen or 0), abort.address)
 
     def close(self) -> None:
         """Frees the sequences; the model stays."""
@@ -228,13 +213,9 @@ def _new_context(model: Model, slots: int, cells: int) -> int | None:
     parameters.n_seq_max = slots
     parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
     # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
-    parameters.n_batch = parameters.n_ubatch = slots + PREFILL_TOKENS_PER_STEP
+    parameters.n_batch = parameters.n_ubatch = slots + TOKENS_PER_STEP
     # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary).
     parameters.n_outputs_max = slots
-    if not native.llama_supports_gpu_offload():
-        # On CPUs it is no faster, and from 64 tokens in a batch on it rounds in another way. Without it an answer is the
-        # same to the last bit whatever is computed beside it.
-        parameters.flash_attn_type = native.LLAMA_FLASH_ATTN_TYPE_DISABLED
     parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
     return native.llama_init_from_model(model.handle, parameters) or None
 

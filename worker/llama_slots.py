@@ -7,13 +7,15 @@ its prompt is being read, more are. That one rule covers reading, growing, and s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import attrs
 
 from sentinel.errors import GenerationFailed
 from worker.llama_jobs import Job, News
-from worker.llama_step import PREFILL_TOKENS_PER_STEP, Decoded, Share
+from worker.llama_step import PREFILL_TOKENS_MIN, TOKENS_PER_STEP, Decoded, Share
 from worker.utf8 import Utf8Pieces
 
 if TYPE_CHECKING:
@@ -139,13 +141,13 @@ class Scheduler:
             self._active[answer.slot] = answer
 
     def _choose_portions(self) -> list[tuple[Answer, Share]]:
+        reading = {slot: answer.left_to_feed for slot, answer in self._active.items() if answer.left_to_feed > 1}
+        budget = max(TOKENS_PER_STEP - (len(self._active) - len(reading)), PREFILL_TOKENS_MIN)
+        counts = _divide(budget, reading)
         portions = []
-        budget = PREFILL_TOKENS_PER_STEP
         for slot, answer in self._active.items():
-            answer.job.is_prefilling = answer.left_to_feed > 1
-            count = min(answer.left_to_feed, budget) if answer.job.is_prefilling else 1
-            budget -= count if answer.job.is_prefilling else 0
-            if count:
+            answer.job.is_prefilling = slot in reading
+            if count := counts.get(slot, 1):
                 end = answer.fed + count
                 share = Share(slot, answer.fed, answer.tokens[answer.fed : end], end == len(answer.tokens))
                 portions.append((answer, share))
@@ -210,3 +212,12 @@ class Scheduler:
         self._context.forget(answer.slot)
         del self._active[answer.slot]
         answer.slot = None
+
+
+def _divide(budget: int, wanted: Mapping[int, int]) -> dict[int, int]:
+    """What each gets: all that it wants, or else an equal part. So a short prompt does not wait for a long one."""
+    given = {}
+    for served, (slot, want) in enumerate(sorted(wanted.items(), key=itemgetter(1))):
+        given[slot] = min(want, budget // (len(wanted) - served))
+        budget -= given[slot]
+    return given

@@ -9,8 +9,8 @@ import pytest
 
 from sentinel.errors import GenerationFailed
 from worker.llama_jobs import Job, News
-from worker.llama_slots import PREFILL_TOKENS_PER_STEP, Scheduler
-from worker.llama_step import Decoded, Share
+from worker.llama_slots import Scheduler
+from worker.llama_step import TOKENS_PER_STEP, Decoded, Share
 
 END = 0
 
@@ -121,12 +121,26 @@ def test_the_bound_on_tokens_ends_an_answer():
 
 
 def test_a_long_prompt_is_read_in_chunks_while_others_grow():
-    """While a long prompt is read, every step also gives the other answer its token, and reads no more than a chunk."""
+    """While a long prompt is read, every step also gives the other answer its token, and is no longer than allowed."""
     context = StrictContext()
     short, long = job(length=20), job("x" * 300, length=1)
     run(context, short, long)
     chunks = [[len(share.tokens) for share in shares] for shares in context.decodes[1:4]]
-    assert chunks == [[1, PREFILL_TOKENS_PER_STEP]] * 3
+    assert chunks == [[1, TOKENS_PER_STEP - 1]] * 3
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one():
+    """A short prompt that comes while a long one is read is read in its first step."""
+    context = StrictContext()
+    run(context, job("L" * 300, length=1), job("s" * 20, length=1))
+    assert [len(share.tokens) for share in context.decodes[0]] == [TOKENS_PER_STEP - 20, 20]
+
+
+def test_no_decode_is_larger_than_its_batch():
+    """However many answers grow or are read, a decode has at most a step's tokens and one for each slot."""
+    context = StrictContext(slots=100, cells=20_000)
+    run(context, *(job("x" * (10 + n), length=n % 30) for n in range(200)))
+    assert max(sum(len(share.tokens) for share in shares) for shares in context.decodes) <= 100 + TOKENS_PER_STEP
 
 
 def test_only_the_last_token_of_a_prompt_is_answered():
