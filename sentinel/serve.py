@@ -65,6 +65,7 @@ def _config(settings: Settings) -> Config:
     config = Config()
     config.bind = [settings.bind]
     config.backlog = BACKLOG
+    config.workers = settings.processes  # more than one share the port (SO_REUSEPORT); the kernel spreads connections
     config.keep_alive_timeout = HEADER_SECONDS_MAX
     config.graceful_timeout = settings.grace_seconds
     config.include_server_header = False

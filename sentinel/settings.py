@@ -73,6 +73,7 @@ class Settings:
 
     record: str = _setting("sqlite:sentinel.db", _record, "sqlite:PATH", "where the jobs are kept")
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
+    processes: int = _setting(1, _count, "a whole number", "gateway processes on one address; more than 1 needs HOST:PORT")
     ack_budget: float = _setting(1.0, _seconds, "seconds, more than 0", "every webhook is answered within this time")
     body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes", "larger request bodies get 413")
     body_seconds_max: float = _setting(10.0, _seconds, "seconds, more than 0", "a body that takes longer to arrive gets 408")
@@ -123,6 +124,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     settings = Settings(**{name: _convert(name, text) for name, text in given.items()})
     if settings.retention_days < 7:
         raise SettingsError("SENTINEL_RETENTION_DAYS must be at least 7: platforms send again for up to 7 days.")
+    if settings.processes > 1 and settings.bind.startswith(("unix:", "fd://")):
+        raise SettingsError("SENTINEL_PROCESSES may be more than 1 only where SENTINEL_BIND is HOST:PORT.")
     return settings
 
 

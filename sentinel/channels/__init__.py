@@ -212,6 +212,17 @@ def base_of(source: Source, public: str) -> str:
     return (source.setting("api_base") or public).rstrip("/")
 
 
+def may_send(source: Source, token_key: str) -> bool:
+    """Whether the source can deliver: it has a token, or an api_base of its own, which may need none."""
+    return bool(source.setting(token_key) or source.setting("api_base"))
+
+
+def bearer(source: Source, token_key: str) -> dict[str, str]:
+    """The Authorization header with the source's token (RFC 6750); none without a token."""
+    token = source.setting(token_key)
+    return {"authorization": f"Bearer {token}"} if token else {}
+
+
 def read_answer(body: bytes) -> Any:
     """The JSON of a platform's answer; None if it is not JSON."""
     try:

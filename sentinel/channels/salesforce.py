@@ -17,6 +17,7 @@ from sentinel.channels import (
     Received,
     Setting,
     base_of,
+    bearer,
     failed,
     judge_status,
     post_json,
@@ -63,8 +64,8 @@ class Salesforce(Channel):
     name = "salesforce"
     settings = (
         Setting("organization_id", "the organisation's id (00D...)", required=True, example="00D000000000001EAA"),
-        Setting("path_token", "a secret that the endpoint URL ends with: ?token=... (recommended)", secret=True),
-        Setting("access_token", "the token that comments are posted with; needs api_base", secret=True),
+        Setting("path_token", "a secret that the endpoint URL ends with: /TOKEN or ?token=TOKEN (recommended)", secret=True),
+        Setting("access_token", "the token that comments are posted with", secret=True),
         Setting("text_field", f"the field with the user's words (default: the first of {', '.join(TEXT_FIELDS)})"),
         Setting("sender_field", f"the field that says who (default: the first of {', '.join(SENDER_FIELDS)})"),
         Setting("own_user_id", "the user that comments are posted as; records it changed last are ignored, against loops"),
@@ -79,7 +80,7 @@ class Salesforce(Channel):
         Raises BadInput for malformed XML, because the id is inside. An id is no secret; a path_token is one.
         """
         token = source.setting("path_token")
-        if token and not same_secret(token, request.parameters().get("token", "")):
+        if token and not same_secret(token, _url_token(request)):
             raise Forged("The token in the URL is missing or wrong.")
         given = _child_text(_notifications(request.body), "OrganizationId")
         expected = source.setting("organization_id")
@@ -114,16 +115,16 @@ class Salesforce(Channel):
 
     def send(self, source: Source, reply_to: Mapping[str, Any], part: str, job_id: str, now: float) -> Outgoing | None:
         """
-        A comment on the case. None without an access token and an api_base.
+        A comment on the case. None without an api_base.
 
         The URLs in the message are not used: they are not signed, and the token must not go where a forger likes.
         """
-        token, parent, base = source.setting("access_token"), text_at(reply_to, "parent_id"), base_of(source, "")
-        if not (token and parent and base):
+        parent, base = text_at(reply_to, "parent_id"), base_of(source, "")
+        if not (parent and base):
             return None
         comment = {"ParentId": parent, "CommentBody": part, "IsPublished": True}
         url = f"{base}/services/data/{API_VERSION}/sobjects/CaseComment"
-        return post_json(url, comment, {"authorization": f"Bearer {token}"})
+        return post_json(url, comment, bearer(source, "access_token"))
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """The code of the first error decides, then the status. Errors are a list; a success is an object."""
@@ -223,3 +224,9 @@ def _is_own(fields: Mapping[str, str], source: Source) -> bool:
 
 
 channel = Salesforce()
+
+
+def _url_token(request: Request) -> str:
+    """The token that the endpoint URL ends with: a last path segment behind the source's name, or the field `token`."""
+    _, _, behind = request.path.partition(f"/{Salesforce.name}/")
+    return request.parameters().get("token") or behind.partition("/")[2]

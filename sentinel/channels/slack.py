@@ -17,6 +17,7 @@ from sentinel.channels import (
     Received,
     Setting,
     base_of,
+    bearer,
     check_signature,
     dig,
     failed,
@@ -24,6 +25,7 @@ from sentinel.channels import (
     hmac_hex,
     judge_status,
     list_at,
+    may_send,
     post_json,
     read_answer,
     received,
@@ -102,14 +104,13 @@ class Slack(Channel):
         url, channel_id = text_at(reply_to, "response_url"), text_at(reply_to, "channel")
         if _takes_response(source, url, dig(reply_to, "response_url_expires_at"), now):
             return post_json(url, {"response_type": "in_channel", "text": text, "replace_original": False})
-        token = source.setting("bot_token")
-        if not (token and channel_id):
+        if not (may_send(source, "bot_token") and channel_id):
             return None
         message: dict[str, Any] = {"channel": channel_id, "text": text, "unfurl_links": False, "unfurl_media": False}
         if text_at(reply_to, "thread_ts"):
             message["thread_ts"] = reply_to["thread_ts"]
         base = base_of(source, PUBLIC_BASE)
-        return post_json(f"{base}/api/chat.postMessage", message, {"authorization": f"Bearer {token}"})
+        return post_json(f"{base}/api/chat.postMessage", message, bearer(source, "bot_token"))
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """

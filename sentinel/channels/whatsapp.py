@@ -15,12 +15,14 @@ from sentinel.channels import (
     Received,
     Setting,
     base_of,
+    bearer,
     check_signature,
     dig,
     first_text,
     hmac_hex,
     judge_status,
     list_at,
+    may_send,
     post_json,
     read_answer,
     received,
@@ -93,10 +95,9 @@ class WhatsApp(Channel):
 
     def send(self, source: Source, reply_to: Mapping[str, Any], part: str, job_id: str, now: float) -> Outgoing | None:
         """A text that quotes the message it answers; None without an access token or a number to send from."""
-        token = source.setting("access_token")
         number = text_at(reply_to, "phone_number_id") or source.setting("phone_number_id")
         address = _address(reply_to)
-        if not (token and number and address):
+        if not (may_send(source, "access_token") and number and address):
             return None
         message = {
             "messaging_product": "whatsapp",
@@ -110,7 +111,7 @@ class WhatsApp(Channel):
             message["context"] = {"message_id": reply_to["message_id"]}
         base = base_of(source, "https://graph.facebook.com")
         url = f"{base}/{API_VERSION}/{quote(number, safe='')}/messages"
-        return post_json(url, message, {"authorization": f"Bearer {token}"})
+        return post_json(url, message, bearer(source, "access_token"))
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """Meta's error code decides before the status: it sends temporary errors with 400 too."""

@@ -15,6 +15,7 @@ from sentinel.records import JobFilter, Record, open_record
 from sentinel.settings import Settings
 from sentinel.webhooks import RAW_ROLE
 
+ALL = -1  # to SQL, no limit
 COLUMNS = ("id", "state", "channel", "source", "external_id", "attempt", "created_at", "last_error")
 
 
@@ -26,7 +27,7 @@ def add_commands(commands: Any) -> None:
     listing.add_argument("--channel")
     listing.add_argument("--external-id", help="the platform's own id of the message")
     listing.add_argument("--tenant")
-    listing.add_argument("--limit", type=int, default=50)
+    listing.add_argument("--limit", type=int, help="how many (50 in a table, all as JSON)")
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=run_list)
     for name, run, text in (
@@ -44,7 +45,9 @@ def add_commands(commands: Any) -> None:
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show jobs of all tenants, or of one."""
     states = [State(options.state)] if options.state else None
-    wanted = JobFilter(options.tenant, states, options.channel, options.external_id, limit=options.limit)
+    wanted = JobFilter(
+        options.tenant, states, options.channel, options.external_id, limit=options.limit or (ALL if options.json else 50)
+    )
     rows = [_row(job) for job in open_record(settings.record).list_jobs(wanted)]
     print_json(rows) if options.json else print_table(rows, COLUMNS, "There are no such jobs.")
 

@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from sentinel.records import open_record
-from sentinel.settings import Settings
+from sentinel.settings import Settings, environment_name
 from sentinel.supervisor import Child, supervise
 
 STOP_MARGIN_SECONDS = 5.0
@@ -21,7 +21,10 @@ def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
     up = commands.add_parser("up", help="run gateway and worker, and start again whichever dies")
     up.set_defaults(run=run_up)
-    commands.add_parser("serve", help="run the gateway").set_defaults(run=run_serve)
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--processes", type=int, help="how many processes share the address (SENTINEL_PROCESSES)")
+    serve.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    serve.set_defaults(run=run_serve)
     commands.add_parser("worker", help="run a worker").set_defaults(run=run_worker)
     commands.add_parser("migrate", help="bring the record's schema up to date").set_defaults(run=run_migrate)
 
@@ -30,14 +33,22 @@ def run_up(_options: argparse.Namespace, settings: Settings) -> None:
     """Gateway and worker as two processes under this one."""
     open_record(settings.record).close()  # the schema first, so that the two do not race for it, and trouble is said at once
     children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
-    trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
+    trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
 
-def run_serve(_options: argparse.Namespace, settings: Settings) -> None:
-    """The gateway, until it is told to stop."""
+def run_serve(options: argparse.Namespace, settings: Settings) -> None:
+    """The gateway, until it is told to stop; several processes of it are kept alive by this one."""
     from sentinel.serve import serve
 
-    trio.run(serve, settings)
+    processes = options.processes or settings.processes
+    if options.one or processes == 1:
+        trio.run(serve, settings)
+        return
+    os.environ[environment_name("processes")] = str(processes)
+    children = [
+        Child(f"serve {number}", [sys.executable, "-m", "sentinel", "serve", "--one"]) for number in range(1, processes + 1)
+    ]
+    trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 
 
 def run_worker(_options: argparse.Namespace, settings: Settings) -> None:

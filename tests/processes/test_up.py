@@ -121,6 +121,32 @@ async def test_the_gateway_listens_again_soon(tmp_path: Path) -> None:
         assert time.monotonic() - started < 2
 
 
+async def test_several_gateways_share_the_address(tmp_path: Path) -> None:
+    """With SENTINEL_PROCESSES=2 two gateways take webhooks on one port, and the death of one is no outage."""
+    async with running_sentinel(tmp_path, processes=2) as running:
+        acknowledged = await send_all(running, 50)
+        serving = [
+            int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and is_child_gateway(folder, running)
+        ]
+        assert len(serving) == 2
+        os.kill(serving[0], signal.SIGKILL)
+        acknowledged += [
+            await running.post(running.request("telegram", 100 + number, f"hello {100 + number}")) for number in range(20)
+        ]
+        await running.wait_all_ended([ack.job_id for ack in acknowledged], 20)
+        assert set(running.all_jobs().values()) == {"succeeded"}
+
+
+def is_child_gateway(folder: Path, running: Running) -> bool:
+    """Whether the process is one of the gateways below this `sentinel up`."""
+    try:
+        command = (folder / "cmdline").read_bytes()
+        parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return False
+    return b"--one" in command and parent == running.children()["serve"]
+
+
 async def test_sigterm_stops_in_time_and_a_restart_goes_on(tmp_path: Path) -> None:
     """SIGTERM ends everything within its cap, burns no attempt, and the next start finishes what was left."""
     async with running_sentinel(tmp_path, model="fake:3000", slots=4, grace_seconds=0.5) as running:
