@@ -32,14 +32,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = load_settings(os.environ)
         configure_logs(settings.log_format, settings.log_level)
         sys.exit(options.run(options, settings))
-    except SentinelError as error:
-        print(f"sentinel: {error.detail}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (SentinelError, KeyboardInterrupt, BaseExceptionGroup) as error:
+        sys.exit(_explain(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _explain(error: BaseException) -> int:
+    """The exit code for an error that a command ended with, said in its own words; what we did not foresee is raised again."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # a nursery wraps what its only failed task raised
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if not isinstance(error, SentinelError):
+        raise error
+    print(f"sentinel: {error.detail}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
