@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import trio
 
-from sentinel.errors import SentinelError
+from sentinel.errors import SentinelError, Unavailable
 from sentinel.group_commit import GroupCommit
+from sentinel.logs import log
 from sentinel.records import Ending, PartSettled, Reply, Store
+
+WRITE_SECONDS_MAX = 15.0
+WRITE_AGAIN_SECONDS = 0.2
+
+Item = TypeVar("Item")
 
 
 class LeaseLost(SentinelError):
@@ -26,6 +32,25 @@ class Commits:
     replies: GroupCommit[Reply, bool]
     settled: GroupCommit[PartSettled, bool]
     endings: GroupCommit[Ending, bool]
+
+
+async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
+    """
+    Submit until the record takes it, for what must not be forgotten once it has happened; nothing from outside interrupts.
+
+    Raises:
+        Unavailable: the record did not take it for WRITE_SECONDS_MAX.
+    """
+    deadline = trio.current_time() + WRITE_SECONDS_MAX
+    while True:
+        with trio.CancelScope(shield=True):
+            try:
+                return await group.submit(item)
+            except Unavailable as error:
+                log.warning("worker.write_failed", reason=error.detail)
+                if trio.current_time() > deadline:
+                    raise
+            await trio.sleep(WRITE_AGAIN_SECONDS)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from sentinel.model import Claim, Job, Outcome, Source, State, Verdict
 from sentinel.outbound import Outbound
 from sentinel.records import Ending, Part, PartSettled, Store
 from sentinel.retry import DELIVERY_ATTEMPTS_MAX, backoff_seconds
-from worker.commits import Commits, LeaseLost
+from worker.commits import Commits, LeaseLost, insist
 
 WAIT_HERE_SECONDS = 3.0  # a shorter pause than this is not worth giving the job back for
 _STATES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "pending"}
@@ -76,10 +76,8 @@ class Delivery:
         settled = PartSettled(
             claim.job.id, claim.lease_token, part.number, _STATES[verdict.outcome], verdict.reason or None, verdict.reply_to
         )
-        # Once the platform has the part, nothing may keep us from writing that down.
-        with trio.CancelScope(shield=True):
-            if not await self.commits.settled.submit(settled):
-                raise LeaseLost
+        if not await insist(self.commits.settled, settled):
+            raise LeaseLost
         log.info("part.settled", job=claim.job.id, part=part.number, outcome=verdict.outcome, reason=verdict.reason)
         return verdict
 

@@ -18,14 +18,13 @@ from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
 from worker.agent import build_prompt, build_result
-from worker.commits import Commits, LeaseLost
+from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.presence import Presence, Running, Stopped
 
 IDLE_SECONDS = 0.02
 DELIVERIES_MAX = 64
-WRITE_SECONDS_MAX = 15.0
 
 
 @attrs.define(eq=False)
@@ -67,7 +66,7 @@ class Jobs:
                 log.warning("worker.claim_failed", reason=error.detail)
                 claims = []
             for claim in claims:
-                running = self.presence.running[claim.job.id] = Running(claim)
+                running = self.presence.running[claim.lease_token] = Running(claim)
                 self._idle = trio.Event()
                 nursery.start_soon(self._run_job, running)
             self._give_back(count - len(claims))
@@ -115,7 +114,7 @@ class Jobs:
         finally:
             self._places.release()
         await self._end(running, ending or _stopped_ending(running))
-        self.presence.running.pop(claim.job.id, None)
+        self.presence.running.pop(claim.lease_token, None)
         if not self.presence.running:
             self._idle.set()
 
@@ -139,25 +138,21 @@ class Jobs:
         with trio.fail_after(self.settings.generation_seconds_max):
             generation = await self.engine.generate(prompt, progress)
         parts = self.delivery.parts(claim.job, generation.text)
-        if not await self.commits.replies.submit(Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
+        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
             raise LeaseLost
         log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)
 
     async def _end(self, running: Running, ending: Ending | None) -> None:
-        """Write the ending; an unreachable record is asked again until the lease would be gone anyway."""
+        """Write the ending; if the record cannot take it, the lease will run out and somebody else will end the job."""
         if ending is None:
             log.warning("job.lease_lost", job=running.claim.job.id)
             return
-        with trio.move_on_after(WRITE_SECONDS_MAX, shield=True):
-            while True:
-                try:
-                    written = await self.commits.endings.submit(ending)
-                except Unavailable as error:
-                    log.warning("job.ending_unwritten", job=ending.job_id, reason=error.detail)
-                    await trio.sleep(0.2)
-                    continue
-                log.info("job.ended" if written else "job.lease_lost", job=ending.job_id, state=ending.state, error=ending.error)
-                return
+        try:
+            written = await insist(self.commits.endings, ending)
+        except Unavailable:
+            log.error("job.ending_unwritten", job=ending.job_id, state=ending.state)
+            return
+        log.info("job.ended" if written else "job.lease_lost", job=ending.job_id, state=ending.state, error=ending.error)
 
 
 def _stopped_ending(running: Running) -> Ending | None:

@@ -56,7 +56,11 @@ class Running:
 
 @attrs.define(eq=False)
 class Presence:
-    """This worker in the record. `status` is "ready", or says why no job is claimed."""
+    """
+    This worker in the record. `status` is "ready", or says why no job is claimed.
+
+    `running` has each job under its lease token: a job may be claimed again here before its last claim is tidied up.
+    """
 
     store: Store
     worker: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -385,3 +386,26 @@ async def test_a_worker_that_was_declared_dead_ends(sentinel: Sentinel) -> None:
                     await trio.sleep(0.01)
             sentinel.record.bury(1, time.time())
             await trio.sleep(8)
+
+
+async def test_what_was_sent_is_noted_when_the_record_can_be_written_again(sentinel: Sentinel, engine: ScriptedEngine) -> None:
+    """A record that is locked after the platform took a part makes the note late, not the part sent twice."""
+    locker = sqlite3.connect(sentinel.settings.record.partition(":")[2], isolation_level=None)
+
+    def lock(_delivery: Delivery) -> None:
+        locker.execute("BEGIN IMMEDIATE")
+
+    sentinel.stand_in.misbehave = lock
+    job_id = await sentinel.send("telegram")
+    async with sentinel.working():
+        with trio.fail_after(5):
+            while not sentinel.stand_in.deliveries:
+                await trio.sleep(0.01)
+        await trio.sleep(0.3)
+        sentinel.stand_in.misbehave = None
+        locker.execute("ROLLBACK")
+        job = await sentinel.wait_for(job_id, ended)
+    locker.close()
+
+    assert job.state is State.SUCCEEDED
+    assert len(sentinel.stand_in.deliveries) == 1
