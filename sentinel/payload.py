@@ -6,6 +6,7 @@ Strict means: what two parsers could read differently is refused, and so is what
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import Any
 from urllib.parse import parse_qsl
 from xml.etree import ElementTree
@@ -21,6 +22,10 @@ INTEGER_MAX = 2**63 - 1
 
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 _XML_ENCODING = re.compile(rb"""^(?:\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+# An integer long enough to be beyond 64 bits, and not a part of a number with a point or an exponent.
+_LONG_INTEGERS = re.compile(rb"(?<![\d.eE+-])-?\d{19,}(?![\d.eE])")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_CONTAINERS = (dict, list)
 _decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 
@@ -52,10 +57,13 @@ def decode_json(body: bytes | str) -> Any:
         raise BadInput(f"The JSON is nested deeper than {DEPTH_MAX} levels.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise BadInput(f"The body is not valid JSON: {_reason(error)}") from None
-    keys = _check_tree(value)
     raw = body if isinstance(body, bytes) else body.encode()
-    if _STRINGS.sub(b"", raw).count(b":") != keys:
+    skeleton = _STRINGS.sub(b"", raw)
+    _check_skeleton(skeleton)
+    if _count_keys(value) != skeleton.count(b":"):
         raise BadInput("The JSON has the same key twice in one object.")
+    if b"\\u0000" in raw:  # the only way to write it in JSON; an escaped backslash before "u0000" looks alike
+        _check_strings(value)
     return value
 
 
@@ -119,31 +127,42 @@ class _BoundedTree(ElementTree.TreeBuilder):
         return super().end(tag)
 
 
-def _check_tree(root: Any) -> int:
-    """Check every value below `root`; return how many object keys there are. Iterative: no input can exhaust the stack."""
-    keys = nodes = depth = 0
-    level = [root]
-    while level:
-        depth += 1
-        nodes += len(level)
-        if depth > DEPTH_MAX or nodes > NODES_MAX:
-            raise BadInput(f"The JSON has more than {DEPTH_MAX} levels or {NODES_MAX} values.")
-        deeper: list[Any] = []
-        for value in level:
-            kind = type(value)
-            if kind is str:
-                _check_string(value)
-            elif kind is dict:
-                keys += len(value)
-                for key in value:
-                    _check_string(key)
-                deeper.extend(value.values())
-            elif kind is list:
-                deeper.extend(value)
-            elif kind is int and not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
-                raise BadInput("The JSON has an integer beyond 64 bits.")
-        level = deeper
+def _check_skeleton(skeleton: bytes) -> None:
+    """Check what valid JSON looks like without its strings: it tells how much and how deep, faster than walking the values."""
+    opened = skeleton.count(b"[") + skeleton.count(b"{")
+    if opened + skeleton.count(b",") > NODES_MAX or (opened > DEPTH_MAX and _depth(skeleton) > DEPTH_MAX):
+        raise BadInput(f"The JSON has more than {DEPTH_MAX} levels or {NODES_MAX} values.")
+    if any(not -INTEGER_MAX - 1 <= int(digits) <= INTEGER_MAX for digits in _LONG_INTEGERS.findall(skeleton)):
+        raise BadInput("The JSON has an integer beyond 64 bits.")
+
+
+def _depth(skeleton: bytes) -> int:
+    return max(accumulate(_STEPS.get(byte, 0) for byte in skeleton))
+
+
+def _count_keys(root: Any) -> int:
+    """How many keys the objects in `root` have. Iterative: no input can exhaust the stack."""
+    keys = 0
+    containers = [root] if type(root) in _CONTAINERS else []
+    for container in containers:
+        inside = container
+        if type(container) is dict:
+            keys += len(container)
+            inside = container.values()
+        containers.extend([value for value in inside if type(value) in _CONTAINERS])
     return keys
+
+
+def _check_strings(root: Any) -> None:
+    values = [root]
+    for value in values:
+        if isinstance(value, str):
+            _check_string(value)
+        elif isinstance(value, dict):
+            values.extend(value)
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
 
 
 def _check_string(text: str) -> None:

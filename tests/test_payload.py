@@ -245,3 +245,29 @@ class TestXml:
         except BadInput:
             return
         assert "\0" not in "".join(root.itertext())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9223372036854775807",
+        "-9223372036854775808",
+        "[1.00000000000000000000001, 1e0000000000000000000000001, 12345678901234567890.5]",
+        '"\\\\u0000"',
+        '{"12345678901234567890": "12345678901234567890:[{"}',
+        "[" + ",".join(["[]"] * 500) + "]",
+        "[" * 64 + "]" * 64,
+    ],
+)
+def test_what_only_looks_dangerous_is_taken(text: str) -> None:
+    """Limits are exact: the largest integers, long fractions, digits and brackets inside strings, wide but shallow lists."""
+    assert decode_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["9223372036854775808", "-9223372036854775809", "[1," + "9" * 40 + "]", "[" * 65 + "]" * 65, '{"a\\u0000": 1}']
+)
+def test_what_is_just_beyond_is_refused(text: str) -> None:
+    """One beyond a limit is refused, wherever it stands."""
+    with pytest.raises(BadInput):
+        decode_json(text)
