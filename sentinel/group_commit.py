@@ -32,8 +32,10 @@ class GroupCommit(Generic[Item, Result]):
     """
     Collects items and writes them with `flush`, which runs in a thread and returns one result per item, in order.
 
-    `flush` may raise: then every item of the batch gets that error. `waiting_max` bounds the queue; `batch_max` the batch.
-    `abandoned`, if given, is told in the same thread of the items that were written after their callers had given up.
+    `flush` writes all or nothing. When it raises Unavailable, every item of the batch gets that error; at any other error the batch
+    is halved until only an item that is wrong by itself fails. `waiting_max` bounds the queue; `batch_max` the batch.
+    `abandoned`, if given, is told in the same thread of the items that were written after their callers had given up; when it
+    raises Unavailable, it is told again after the next batch.
     """
 
     flush: Callable[[Sequence[Item]], Sequence[Result]]
@@ -41,6 +43,7 @@ class GroupCommit(Generic[Item, Result]):
     waiting_max: int = 10_000
     batch_max: int = 512
     abandoned: Callable[[Sequence[tuple[Item, Result]]], None] | None = None
+    _late: list[tuple[Item, Result]] = attrs.field(factory=list)
     _waiting: list[_Waiting[Item, Result]] = attrs.field(factory=list)
     _wake: trio.Event = attrs.field(factory=trio.Event)
     _closing: bool = False
@@ -53,9 +56,11 @@ class GroupCommit(Generic[Item, Result]):
 
         Raises:
             Unavailable: the queue is full.
-            Exception: whatever `flush` raised for this batch.
+            Exception: whatever `flush` raised for this item.
         """
-        if len(self._waiting) >= self.waiting_max or self._closing:
+        if self._closing:
+            raise Unavailable("Sentinel is stopping.")
+        if len(self._waiting) >= self.waiting_max:
             raise Unavailable("Too many requests are waiting to be kept.")
         waiting: _Waiting[Item, Result] = _Waiting(item)
         self._waiting.append(waiting)
@@ -63,8 +68,9 @@ class GroupCommit(Generic[Item, Result]):
         try:
             await waiting.done.wait()
         except trio.Cancelled:
-            waiting.abandoned = True
-            raise
+            if not waiting.done.is_set():  # when both happen in the same instant, the result counts
+                waiting.abandoned = True
+                raise
         if waiting.error is not None:
             raise waiting.error
         return waiting.result  # type: ignore[return-value]  # set whenever error is not
@@ -76,8 +82,9 @@ class GroupCommit(Generic[Item, Result]):
             self._wake = trio.Event()
             while self._waiting:
                 batch, self._waiting = self._waiting[: self.batch_max], self._waiting[self.batch_max :]
-                if batch := [waiting for waiting in batch if not waiting.abandoned]:
-                    await self._write(batch)
+                await self._write(batch)
+                if self._late:
+                    await self._report_late()
             if self._closing:
                 return
 
@@ -87,19 +94,33 @@ class GroupCommit(Generic[Item, Result]):
         self._wake.set()
 
     async def _write(self, batch: list[_Waiting[Item, Result]]) -> None:
+        batch = [waiting for waiting in batch if not waiting.abandoned]
+        if not batch:
+            return
         try:
             results = await trio.to_thread.run_sync(self.flush, [waiting.item for waiting in batch], limiter=self.limiter)
         except Exception as error:  # noqa: BLE001  every failure belongs to those who wait for it; the writer lives on
             log.warning("commit.failed", items=len(batch), error=repr(error)[:200])
+            if len(batch) > 1 and not isinstance(error, Unavailable):
+                middle = len(batch) // 2
+                await self._write(batch[:middle])
+                await self._write(batch[middle:])
+                return
             for waiting in batch:
                 waiting.error = error
                 waiting.done.set()
             return
-        late = []
         for waiting, result in zip(batch, results, strict=True):
             waiting.result = result
             waiting.done.set()
-            if waiting.abandoned:
-                late.append((waiting.item, result))
-        if late and self.abandoned:
-            await trio.to_thread.run_sync(self.abandoned, late, limiter=self.limiter)
+            if waiting.abandoned and self.abandoned:
+                self._late.append((waiting.item, result))
+
+    async def _report_late(self) -> None:
+        assert self.abandoned is not None
+        try:
+            await trio.to_thread.run_sync(self.abandoned, tuple(self._late), limiter=self.limiter)
+        except Unavailable as error:
+            log.warning("commit.late_not_reported", items=len(self._late), reason=error.detail)
+        else:
+            self._late = []

@@ -5,29 +5,37 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_START_TIME = 19  # field 22 of /proc/PID/stat, counted after the command's closing bracket (proc(5))
+_STATE, _START_TIME = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command's closing bracket (proc(5))
 
 
 def process_name(pid: int | None = None) -> str:
-    """`PID:START`, which no other process of this machine since boot has; `PID:?` where /proc cannot tell."""
+    """`PID:START@NAMESPACE`, which no other process of this machine since boot has; `PID:?` where /proc cannot tell."""
     number = os.getpid() if pid is None else pid
     try:
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        return f"{number}:{_stat(number)[_START_TIME]}@{_namespace()}"
     except OSError:
         return f"{number}:?"
-    return f"{number}:{fields[_START_TIME]}"
 
 
 def is_gone(name: str) -> bool:
-    """True if the process of that name has certainly ended."""
-    pid, _, started = name.partition(":")
-    if started == "?" or not Path("/proc/self/stat").exists():
-        return False
-    return process_name(int(pid)) != name or _is_zombie(int(pid))
-
-
-def _is_zombie(pid: int) -> bool:
+    """True if the process of that name has certainly ended. One of another container cannot be seen, so it never has."""
+    number, _, rest = name.partition(":")
+    started, _, namespace = rest.partition("@")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
+        if not namespace or namespace != _namespace():
+            return False
+        fields = _stat(int(number))
+    except (FileNotFoundError, ProcessLookupError):
         return True
+    except OSError:  # such as too many open files, which says nothing about the other process
+        return False
+    return fields[_STATE] == "Z" or fields[_START_TIME] != started
+
+
+def _namespace() -> str:
+    """What the kernel calls the space of process numbers that this process lives in."""
+    return str(Path("/proc/self/ns/pid").readlink())
+
+
+def _stat(number: int) -> list[str]:
+    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()

@@ -22,10 +22,9 @@ REFUSED: tuple[Network, ...] = tuple(
             *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
             # cloud platforms' own services on addresses that look public (Azure, Alibaba)
             *("168.63.129.16/32", "100.100.100.200/32"),
-            # IPv6: unspecified, loopback, v4-compatible, translated, discard, Teredo, ORCHID, documentation, 6to4, SRv6,
-            # unique local, link and site local, multicast
-            *("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
-            *("5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+            # IPv6: all outside 2000::/3, the only space that IANA gives out as global unicast; and inside it Teredo and ORCHID,
+            # documentation, 6to4, AS112
+            *("::/3", "4000::/2", "8000::/1", "2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"),
         ),
     )
 )

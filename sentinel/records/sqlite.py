@@ -9,8 +9,9 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ from sentinel.records.queries import load_migrations, load_queries
 _SQL = load_queries("sqlite")
 _JOB_DOCUMENTS = ("input", "reply_to", "options", "result")
 _JOB_FIELDS = tuple(field.name for field in attrs.fields(Job))
-_PRUNED_TABLES = ("prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
+_PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
+# Not the store's trouble but the caller's: to try the same again would not help.
+_CALLERS_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 class SqliteRecord:
@@ -49,17 +52,22 @@ class SqliteRecord:
 
     def __init__(self, path: str, busy_seconds: float = 10.0) -> None:
         self._busy_seconds = busy_seconds
-        Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
         with _translated():
+            Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
+            if not Path(path).exists():
+                Path(path).touch(mode=0o600)  # the sources' secrets are in it; SQLite gives the WAL the same mode
             self._connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256
             )
+        try:
             self._connection.row_factory = sqlite3.Row
-            self._patiently("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.execute("PRAGMA temp_store = MEMORY")
-        self.migrate()
+            with _translated():
+                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
+                    self._execute(f"PRAGMA {pragma}")
+            self.migrate()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def close(self) -> None:
         self._connection.close()
@@ -86,7 +94,8 @@ class SqliteRecord:
             rows = [_job_row(job) for job in first.values() if job.id not in known]
             if rows:
                 self._run("accept", rows=_encode(rows), now=now)
-        return [job.id not in known and first[job.id] is job for job in jobs]
+        created = {job_id: job_id not in known for job_id in first}
+        return [created.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
 
     def withdraw(self, ids: Sequence[str]) -> int:
         with self._transaction():
@@ -100,7 +109,7 @@ class SqliteRecord:
 
     def list_jobs(self, wanted: JobFilter) -> list[Job]:
         values = attrs.asdict(wanted) | {"states": _encode(wanted.states) if wanted.states is not None else None}
-        return [_job(row) for row in self._all("list_jobs", **values)]
+        return [_job(row) for row in self._all("list_jobs_called" if wanted.external_id is not None else "list_jobs", **values)]
 
     def queue_position(self, job: Job) -> int:
         return int(self._one("queue_position", priority=job.priority, sequence=job.sequence)["ahead"])
@@ -157,10 +166,13 @@ class SqliteRecord:
         if not self._first("anything_to_claim", now=now):  # looking takes no lock, so an idle worker is in nobody's way
             return []
         with self._transaction():
+            if not self._first("lives", worker=worker):
+                return []
             self._run("promote", now=now)
             tenants = [row["tenant"] for row in self._all("waiting_tenants")]
             random.shuffle(tenants)  # when there are more tenants than free slots, chance is fair and needs no memory
-            waiting = [[row["id"] for row in self._all("claimable", tenant=tenant, limit=count)] for tenant in tenants]
+            queues = ([row["id"] for row in self._all("claimable", tenant=tenant, limit=count)] for tenant in tenants)
+            waiting = list(islice(filter(None, queues), count))
             return [self._claim_one(job_id, worker, now) for job_id in _round_robin(waiting)[:count]]
 
     def _claim_one(self, job_id: str, worker: int, now: float) -> Claim:
@@ -191,7 +203,9 @@ class SqliteRecord:
     def _settle_part(self, part: PartSettled, now: float) -> bool:
         if not self._first("owns", id=part.job_id, token=part.lease_token):
             return False
-        self._run("settle_part", id=part.job_id, part=part.number, state=part.state, error=part.reason, now=now)
+        values = {"id": part.job_id, "part": part.number, "state": part.state, "error": part.reason, "now": now}
+        if not self._run("settle_part", **values).rowcount:
+            return True  # settled already: this is a write whose outcome was unknown, repeated
         if part.reply_to is not None:
             self._run("set_reply_to", id=part.job_id, token=part.lease_token, reply_to=_encode(part.reply_to))
         step = {"sent": "delivered", "failed": "delivery_refused"}.get(part.state, "delivery_postponed")
@@ -203,27 +217,26 @@ class SqliteRecord:
             return [self._end(ending, now) for ending in endings]
 
     def _end(self, ending: Ending, now: float) -> bool:
-        owner = {"id": ending.job_id, "token": ending.lease_token, "now": now, "error": ending.error}
-        if ending.state.ended:
-            written = self._run("finish", **owner, state=ending.state).rowcount
-        else:
-            written = self._run("again", **owner, run_at=ending.run_at, uncount=int(ending.uncount)).rowcount
-        self._step(ending.job_id, _ending_step(ending) if written else "stale_finish", now, ending.error)
+        values = attrs.asdict(ending) | {"id": ending.job_id, "token": ending.lease_token, "now": now}
+        written = self._first("finish" if ending.state.ended else "again", **values)
+        self._step(ending.job_id, _ending_step(ending, State(written["state"])) if written else "stale_finish", now, ending.error)
         self._run("open_callback", id=ending.job_id, now=now)
-        return bool(written)
+        return written is not None
 
     def bury(self, worker: int, now: float) -> None:
         with self._transaction():
             self._run("bury_worker", worker=worker, now=now)
 
     def reap(self, now: float) -> int:
-        silent = [row["id"] for row in self._all("workers") if row["last_seen"] < now - LEASE_SECONDS or is_gone(row["process"])]
-        if not silent and not self._first("orphans"):
+        if not self._dead_workers(now) and not self._first("orphans"):
             return 0
         with self._transaction():
-            for worker in silent:
+            for worker in self._dead_workers(now):  # asked again: one may have been heard while this waited for the lock
                 self._run("bury_worker", worker=worker, now=now)
             return sum(self._rescue(row, now) for row in self._all("orphans"))
+
+    def _dead_workers(self, now: float) -> list[int]:
+        return [row["id"] for row in self._all("workers") if row["last_seen"] < now - LEASE_SECONDS or is_gone(row["process"])]
 
     def _rescue(self, row: sqlite3.Row, now: float) -> int:
         state, error = State.QUEUED, "its worker died"
@@ -244,6 +257,8 @@ class SqliteRecord:
         ]
 
     def claim_callbacks(self, count: int, lease_seconds: float, now: float) -> list[Callback]:
+        if not self._first("callback_due", now=now):
+            return []
         with self._transaction():
             token = uuid.uuid4().hex
             rows = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, limit=count)
@@ -253,8 +268,9 @@ class SqliteRecord:
         with self._transaction():
             owner = {"id": callback.job_id, "token": callback.lease_token}
             written = self._run("settle_callback", **owner, state=state, next_at=next_at, error=error, now=now).rowcount
-            step = {"delivered": "callback_delivered", "failed": "callback_failed"}.get(state, "callback_postponed")
-            self._step(callback.job_id, step, now, error)
+            if written:
+                step = {"delivered": "callback_delivered", "failed": "callback_failed"}.get(state, "callback_postponed")
+                self._step(callback.job_id, step, now, error)
         return bool(written)
 
     def prune(self, before: float) -> int:
@@ -321,7 +337,7 @@ class SqliteRecord:
     def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
         """All or nothing. IMMEDIATE takes the write lock at once: a deferred one could fail half-way with SQLITE_BUSY_SNAPSHOT."""
         with _translated():
-            self._patiently(begin)
+            self._execute(begin)
             try:
                 yield
                 self._connection.execute("COMMIT")
@@ -330,24 +346,27 @@ class SqliteRecord:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _patiently(self, statement: str) -> None:
-        """Run a statement that needs the write lock, asking every few ms: SQLite's own handler sleeps up to 100 ms at a time."""
+    def _execute(self, statement: str, values: Mapping[str, Any] | None = None) -> sqlite3.Cursor:
+        """
+        Run a statement; ask every few ms while others hold a lock that it needs (SQLite's own handler sleeps up to 100 ms).
+
+        Even reading can meet a lock: when another process has just begun and recovers the WAL.
+        """
         deadline = time.monotonic() + self._busy_seconds
         while True:
             try:
-                self._connection.execute(statement)
+                return self._connection.execute(statement, values or ())
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(random.uniform(0.001, 0.005))
-            else:
-                return
 
     def _schema_version(self) -> int:
-        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        with _translated():
+            return int(self._execute("PRAGMA user_version").fetchone()[0])
 
     def _run(self, name: str, /, **values: Any) -> sqlite3.Cursor:
-        return self._connection.execute(_SQL[name], values)
+        return self._execute(_SQL[name], values)
 
     def _all(self, name: str, /, **values: Any) -> list[sqlite3.Row]:
         with _translated():
@@ -365,10 +384,12 @@ class SqliteRecord:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """SQLite's errors as ours: whatever the store says, the caller may try again, and the operator reads why."""
+    """SQLite's errors as ours: when the store cannot do it now, the caller may try again, and the operator reads why."""
     try:
         yield
-    except sqlite3.Error as error:
+    except _CALLERS_FAULTS:
+        raise
+    except (sqlite3.Error, OSError) as error:
         raise Unavailable(f"The record cannot be written or read now ({error}).") from error
 
 
@@ -386,9 +407,9 @@ def _run_script(connection: sqlite3.Connection, script: str) -> None:
             statement = ""
 
 
-def _ending_step(ending: Ending) -> str:
-    if ending.state.ended:
-        return ending.state
+def _ending_step(ending: Ending, state: State) -> str:
+    if state.ended:
+        return state
     return "released" if ending.uncount else "retry_planned"
 
 

@@ -74,14 +74,37 @@ CREATE TABLE jobs (
     options      TEXT NOT NULL,
     input        TEXT NOT NULL,
     result       TEXT,
+    waits        INTEGER NOT NULL DEFAULT 0,  -- 1: an earlier job of its conversation lives, so a claim need not look at it
     CHECK ((state = 'running') = (lease_token IS NOT NULL))
 );
-CREATE INDEX jobs_ready        ON jobs(tenant, priority, sequence) WHERE state = 'queued';
+CREATE INDEX jobs_ready        ON jobs(waits, tenant, priority, sequence) WHERE state = 'queued';
 CREATE INDEX jobs_due          ON jobs(run_at)                     WHERE state = 'scheduled';
 CREATE INDEX jobs_running      ON jobs(worker_id)                  WHERE state = 'running';
-CREATE INDEX jobs_conversation ON jobs(conversation, sequence)     WHERE state IN ('scheduled', 'queued', 'running');
+CREATE INDEX jobs_conversation ON jobs(conversation, tenant, channel, source, CASE WHEN state = 'running' THEN 0 ELSE sequence END)
+                                                                   WHERE state IN ('scheduled', 'queued', 'running');
 CREATE INDEX jobs_finished     ON jobs(finished_at)                WHERE finished_at IS NOT NULL;
 CREATE INDEX jobs_external     ON jobs(external_id);
+
+-- When a job of a conversation ends or is withdrawn, the next one waits no longer. Without `waits`, a claim would walk past every
+-- message of a flooded chat, each time.
+CREATE TRIGGER conversation_moves_on AFTER UPDATE OF state ON jobs
+WHEN NEW.conversation IS NOT NULL AND NEW.state NOT IN ('scheduled', 'queued', 'running')
+BEGIN
+    UPDATE jobs SET waits = 0 WHERE sequence = (
+        SELECT sequence FROM jobs
+        WHERE conversation = NEW.conversation AND tenant = NEW.tenant AND channel = NEW.channel AND source = NEW.source
+          AND state IN ('scheduled', 'queued', 'running')
+        ORDER BY CASE WHEN state = 'running' THEN 0 ELSE sequence END LIMIT 1);
+END;
+CREATE TRIGGER conversation_loses_one AFTER DELETE ON jobs
+WHEN OLD.conversation IS NOT NULL AND OLD.state IN ('scheduled', 'queued', 'running')
+BEGIN
+    UPDATE jobs SET waits = 0 WHERE sequence = (
+        SELECT sequence FROM jobs
+        WHERE conversation = OLD.conversation AND tenant = OLD.tenant AND channel = OLD.channel AND source = OLD.source
+          AND state IN ('scheduled', 'queued', 'running')
+        ORDER BY CASE WHEN state = 'running' THEN 0 ELSE sequence END LIMIT 1);
+END;
 
 -- What happened after acceptance. The first steps are facts of the job's own row, so that accepting writes one row, not four.
 CREATE TABLE job_steps (
@@ -139,12 +162,14 @@ SELECT id, state, tenant, channel, source, external_id, conversation, priority, 
        round(progress, 2) AS progress, last_error, replay_of
 FROM jobs;
 
+-- `place` is the order of writing, whatever the clock did. The external id is in each branch, so that a search for it uses the index.
 CREATE VIEW job_events AS
-SELECT job_id, external_id, strftime('%Y-%m-%dT%H:%M:%fZ', s.at, 'unixepoch') AS at, step, s.attempt, detail, s.at AS at_seconds
+SELECT job_id, external_id, strftime('%Y-%m-%dT%H:%M:%fZ', at, 'unixepoch') AS at, step, attempt, detail, at AS at_seconds, place
 FROM (
-    SELECT id AS job_id, received_at AS at, 'received' AS step, 0 AS attempt, channel || '/' || source AS detail, 0 AS rank FROM jobs
-    UNION ALL SELECT id, received_at, 'verified', 0, verified_by, 1 FROM jobs WHERE verified_by <> ''
-    UNION ALL SELECT id, created_at, 'accepted', 0, NULL, 2 FROM jobs
-    UNION ALL SELECT job_id, at, step, attempt, detail, 3 FROM job_steps
-) AS s JOIN jobs ON jobs.id = s.job_id
-ORDER BY s.at, s.rank;
+    SELECT id AS job_id, external_id, received_at AS at, 'received' AS step, 0 AS attempt, channel || '/' || source AS detail, 0 AS place
+    FROM jobs
+    UNION ALL SELECT id, external_id, received_at, 'verified', 0, verified_by, 1 FROM jobs WHERE verified_by <> ''
+    UNION ALL SELECT id, external_id, created_at, 'accepted', 0, NULL, 2 FROM jobs
+    UNION ALL SELECT job_id, external_id, at, step, s.attempt, detail, 2 + s.rowid FROM job_steps AS s JOIN jobs ON jobs.id = s.job_id
+) AS s
+ORDER BY s.at, place;

@@ -7,15 +7,20 @@ SELECT json_group_array(id) AS ids FROM jobs WHERE id IN (SELECT value FROM json
 
 -- name: accept
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
-                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input)
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, waits)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now, :now,
        CASE WHEN value->>8 = 'quarantined' THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
-       value->>16
-FROM json_each(:rows)
+       value->>16,
+       value->>5 IS NOT NULL AND (
+           row_number() OVER (PARTITION BY value->>5, value->>1, value->>2, value->>3 ORDER BY key) > 1
+           OR EXISTS (SELECT 1 FROM jobs
+                      WHERE conversation = value->>5 AND tenant = value->>1 AND channel = value->>2 AND source = value->>3
+                        AND state IN ('scheduled', 'queued', 'running')))
+FROM json_each(:rows) ORDER BY key
 
 -- name: withdraw
 -- Only what nobody has begun: a job that its sender was told to send again.
-DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'queued' AND attempt = 0 AND rescues = 0
+DELETE FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'queued' AND started_at IS NULL
 
 -- name: find_job
 SELECT * FROM jobs WHERE id = :id AND (:tenant IS NULL OR tenant = :tenant)
@@ -25,7 +30,16 @@ SELECT * FROM jobs
 WHERE (:tenant IS NULL OR tenant = :tenant)
   AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))
   AND (:channel IS NULL OR channel = :channel)
-  AND (:external_id IS NULL OR external_id = :external_id)
+  AND (:before IS NULL OR sequence < :before)
+ORDER BY sequence DESC LIMIT :limit
+
+-- name: list_jobs_called
+-- The same for one external id, by its index: what support asks first. With `OR`, SQLite would read every job.
+SELECT * FROM jobs
+WHERE external_id = :external_id
+  AND (:tenant IS NULL OR tenant = :tenant)
+  AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))
+  AND (:channel IS NULL OR channel = :channel)
   AND (:before IS NULL OR sequence < :before)
 ORDER BY sequence DESC LIMIT :limit
 
@@ -36,7 +50,7 @@ SELECT count(*) AS ahead FROM jobs WHERE state = 'queued' AND (priority, sequenc
 SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(:ids)) AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
 
 -- name: story
-SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :id
+SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :id ORDER BY place
 
 -- name: counts
 SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 'running', 'quarantined') GROUP BY state
@@ -46,10 +60,11 @@ UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_
 WHERE id = :id AND tenant = :tenant AND state IN ('scheduled', 'queued')
 
 -- name: cancel_running
-UPDATE jobs SET cancel_at = coalesce(cancel_at, :now) WHERE id = :id AND tenant = :tenant AND state = 'running'
+UPDATE jobs SET cancel_at = :now WHERE id = :id AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
 
 -- name: retry_ended
-UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL
+UPDATE jobs SET state = 'queued', waits = 0, attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL,
+                last_error = NULL
 WHERE id = :id AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%'
 
 -- name: reopen_outbox
@@ -81,15 +96,21 @@ UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
 
 -- name: orphans
 SELECT id, rescues, cancel_at FROM jobs
-WHERE state = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) ORDER BY sequence LIMIT 500
+WHERE state = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) ORDER BY worker_id, sequence LIMIT 500
 
 -- name: rescue
-UPDATE jobs SET state = :state, rescues = rescues + 1, lease_token = NULL, worker_id = NULL, run_at = :now, last_error = :error,
+-- The claim counts as a rescue and not as an attempt.
+UPDATE jobs SET state = :state, rescues = rescues + 1, attempt = attempt - 1, lease_token = NULL, worker_id = NULL,
+                run_at = :now, last_error = :error,
                 finished_at = CASE WHEN :state = 'queued' THEN NULL ELSE :now END
 WHERE id = :id AND state = 'running'
 
 -- name: anything_to_claim
-SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'queued') OR EXISTS (SELECT 1 FROM jobs WHERE state = 'scheduled' AND run_at <= :now)
+SELECT 1 WHERE EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND waits = 0)
+            OR EXISTS (SELECT 1 FROM jobs WHERE state = 'scheduled' AND run_at <= :now)
+
+-- name: lives
+SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL
 
 -- name: promote
 UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND run_at <= :now
@@ -97,20 +118,22 @@ UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND run_at <= :now
 -- name: waiting_tenants
 -- A loose index scan: one probe of jobs_ready per tenant, however long its queue is.
 WITH RECURSIVE t(tenant) AS (
-    SELECT min(tenant) FROM jobs WHERE state = 'queued'
+    SELECT min(tenant) FROM jobs WHERE state = 'queued' AND waits = 0
     UNION ALL
-    SELECT (SELECT min(tenant) FROM jobs WHERE state = 'queued' AND tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL
+    SELECT (SELECT min(tenant) FROM jobs WHERE state = 'queued' AND waits = 0 AND tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL
 )
-SELECT tenant FROM t WHERE tenant IS NOT NULL LIMIT 1000
+SELECT tenant FROM t WHERE tenant IS NOT NULL
 
 -- name: claimable
--- A job waits while an earlier one of its conversation lives, so a chat is answered one message at a time and in order.
+-- A job waits while an earlier one of its conversation lives, or any of them runs: a chat is answered one message at a time and in
+-- order. `waits` says it for most; a job that was retried by hand comes back before others that do not know of it.
 SELECT id FROM jobs AS j
-WHERE state = 'queued' AND tenant = :tenant
+WHERE state = 'queued' AND waits = 0 AND tenant = :tenant
   AND (conversation IS NULL OR NOT EXISTS (
         SELECT 1 FROM jobs AS e
-        WHERE e.conversation = j.conversation AND e.state IN ('scheduled', 'queued', 'running') AND e.sequence < j.sequence
-          AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source))
+        WHERE e.conversation = j.conversation AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source
+          AND e.state IN ('scheduled', 'queued', 'running')
+          AND CASE WHEN e.state = 'running' THEN 0 ELSE e.sequence END < j.sequence))
 ORDER BY priority, sequence LIMIT :limit
 
 -- name: claim
@@ -138,15 +161,15 @@ UPDATE jobs SET reply_to = :reply_to WHERE id = :id AND lease_token = :token
 
 -- name: finish
 UPDATE jobs SET state = :state, lease_token = NULL, worker_id = NULL, finished_at = :now, last_error = :error
-WHERE id = :id AND lease_token = :token
+WHERE id = :id AND lease_token = :token RETURNING state
 
 -- name: again
 -- A retry, or a release that gives the attempt back. A job that was cancelled meanwhile ends instead of going round again.
 UPDATE jobs SET state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN :run_at <= :now THEN 'queued' ELSE 'scheduled' END,
                 finished_at = CASE WHEN cancel_at IS NOT NULL THEN :now END,
                 run_at = :run_at, attempt = attempt - :uncount, lease_token = NULL, worker_id = NULL,
-                last_error = coalesce(:error, last_error)
-WHERE id = :id AND lease_token = :token
+                last_error = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' ELSE coalesce(:error, last_error) END
+WHERE id = :id AND lease_token = :token RETURNING state
 
 -- name: open_callback
 INSERT INTO callbacks(job_id, tenant, url, next_at)
@@ -156,6 +179,9 @@ ON CONFLICT DO NOTHING
 
 -- name: find_callback
 SELECT state, attempts, last_error, url FROM callbacks WHERE job_id = :id
+
+-- name: callback_due
+SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
 
 -- name: claim_callbacks
 UPDATE callbacks SET lease_token = :token, next_at = :lease_until, attempts = attempts + 1
@@ -178,6 +204,9 @@ DELETE FROM callbacks WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :
 
 -- name: prune_jobs
 DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: prune_workers
+DELETE FROM workers WHERE dead_at < :before
 
 -- name: directory_version
 SELECT version FROM directory_version
