@@ -7,7 +7,7 @@
 #   gateway.py                  routes; owns the gateway's background tasks
 #   webhooks.py job_api.py      the two things that a gateway does
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
-#   channels/                   PLUG: one platform's rules per file, without I/O
+#   channels/                   PLUG: one platform's rules per file, without I/O (shared/ is what several need alike)
 #   records/                    PLUG: one store per file, one conformance suite
 #   outbound.py                 the one place that opens a connection to the outside
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly

@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from sentinel import payload
-from sentinel.channels import dig
+from sentinel.channels.shared.reading import dig
 from sentinel.http import Response, json_response
 
 _ANSWERS: tuple[tuple[str, Response], ...] = (

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from sentinel import payload, standard_webhooks
-from sentinel.channels import retry_after
+from sentinel.channels.shared.sending import retry_after
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import RefusedAddress, SendFailed, Unavailable
 from sentinel.job_view import API_STATUS, iso

@@ -8,26 +8,16 @@ being here.
 from __future__ import annotations
 
 import functools
-import hashlib
-import hmac
 import importlib
 import pkgutil
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import attrs
 
-from sentinel import payload
-from sentinel.errors import BadInput, Forged, NotFound, SentinelError
+from sentinel.errors import NotFound, SentinelError
 from sentinel.http import Request, Response, problem
-from sentinel.model import SENT, Event, Outcome, Outgoing, Source, Verdict
-
-ID_MAX = 255
-WAIT_SECONDS_MAX = 86_400.0
-
-Measure = Callable[[str], int]
-_UNSENDABLE = re.compile("[\ud800-\udfff\0]")
+from sentinel.model import Event, Outgoing, Source, Verdict
 
 
 @attrs.frozen
@@ -114,7 +104,8 @@ class Channel:
 @functools.cache
 def channels() -> Mapping[str, Channel]:
     """Every channel by its name: one per file in this folder."""
-    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    files = [found.name for found in pkgutil.iter_modules(__path__) if not found.ispkg]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in files]
     return {module.channel.name: module.channel for module in modules}
 
 
@@ -124,182 +115,3 @@ def find_channel(name: str) -> Channel:
         return channels()[name]
     except KeyError:
         raise NotFound("There is no channel of that name.") from None
-
-
-def same_secret(expected: str, given: str) -> bool:
-    """Whether both are equal and not empty, in a time that does not tell where they differ; any characters may come in."""
-    pair = [value.encode("utf-8", "surrogatepass") for value in (expected, given)]
-    return bool(expected) and hmac.compare_digest(*pair)
-
-
-def check_signature(expected: str, given: str, header: str) -> None:
-    """Raise Forged unless the signature in `header` is the expected one; the message tells missing from wrong, nothing more."""
-    if not given:
-        raise Forged(f"The header {header} is missing.")
-    if not same_secret(expected, given):
-        raise Forged(f"The header {header} does not match the body.")
-
-
-def secret_of(source: Source, key: str) -> bytes:
-    """The secret's bytes. Raises Forged when it is not set: an empty key would let anybody sign."""
-    secret = source.setting(key)
-    if not secret:
-        raise Forged(f"The source has no {key}, so nothing it is sent can be genuine.")
-    return secret.encode("utf-8", "surrogatepass")
-
-
-def hmac_hex(key: bytes, message: bytes) -> str:
-    """HMAC-SHA256 in lower-case hex."""
-    return hmac.new(key, message, hashlib.sha256).hexdigest()
-
-
-def received(found: Iterable[Event | None]) -> Received:
-    """What a webhook contained, from its items in order; None stands for one that is ignored."""
-    items = list(found)
-    events = tuple(item for item in items if item is not None)
-    return Received(events, ignored=len(items) - len(events))
-
-
-def unclear(item: Any, why: str, external_id: str = "") -> Event:
-    """The event for a genuine item that was not understood; the item itself is kept in `reply_to["received"]`."""
-    name = short_id(external_id) or fingerprint(payload.encode_json(item))
-    return Event(name, "", "", "", {"received": item}, identity=name, problem=why)
-
-
-def fingerprint(raw: bytes) -> str:
-    """SHA-256 in hex: the id of what has no other."""
-    return hashlib.sha256(raw).hexdigest()
-
-
-def short_id(text: str) -> str:
-    """`text`, or its fingerprint if it is too long for an index of the record."""
-    return text if len(text) <= ID_MAX else fingerprint(text.encode("utf-8", "surrogatepass"))
-
-
-def dig(value: Any, *path: str) -> Any:
-    """What is at the end of the path of keys; None where the path breaks off. Takes any value and never raises."""
-    for key in path:
-        if type(value) is not dict and not isinstance(value, Mapping):  # the first is all that JSON gives, and ten times faster
-            return None
-        value = value.get(key)
-    return value
-
-
-def text_at(value: Any, *path: str) -> str:
-    """The string at the end of the path; "" if there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, str) else ""
-
-
-def list_at(value: Any, *path: str) -> list[Any]:
-    """The list at the end of the path; an empty one if there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, list) else []
-
-
-def first_text(value: Any, paths: Iterable[tuple[str, ...]]) -> str:
-    """The first string at one of the paths that is not blank; "" if all are."""
-    return next((text for text in (text_at(value, *path) for path in paths) if text.strip()), "")
-
-
-def post_json(url: str, value: Any, headers: Mapping[str, str] | None = None) -> Outgoing:
-    """A POST of `value` as JSON."""
-    return Outgoing(url, payload.encode_json(value), {"content-type": "application/json; charset=utf-8", **(headers or {})})
-
-
-def base_of(source: Source, public: str) -> str:
-    """The base URL of the platform's API, without a slash at its end: the source's `api_base`, else the public one."""
-    return (source.setting("api_base") or public).rstrip("/")
-
-
-def may_send(source: Source, token_key: str) -> bool:
-    """Whether the source can deliver: it has a token, or an api_base of its own, which may need none."""
-    return bool(source.setting(token_key) or source.setting("api_base"))
-
-
-def bearer(source: Source, token_key: str) -> dict[str, str]:
-    """The Authorization header with the source's token (RFC 6750); none without a token."""
-    token = source.setting(token_key)
-    return {"authorization": f"Bearer {token}"} if token else {}
-
-
-def read_answer(body: bytes) -> Any:
-    """The JSON of a platform's answer; None if it is not JSON."""
-    try:
-        return payload.decode_json(body)
-    except BadInput:
-        return None
-
-
-def judge_status(status: int, headers: Mapping[str, str], reason: str = "") -> Verdict:
-    """The verdict where only the status tells: 2xx is sent, 429 and 5xx deserve another attempt, everything else failed."""
-    if 200 <= status < 300:
-        return SENT
-    if status == 429 or status >= 500:
-        return retry(status, headers, reason)
-    return failed(status, reason)
-
-
-def retry(status: int, headers: Mapping[str, str], reason: str = "", seconds: float | None = None) -> Verdict:
-    """Another attempt, after `seconds` or what Retry-After asks for."""
-    wait = retry_after(headers) if seconds is None else seconds
-    if wait is not None:
-        wait = min(max(wait, 0.0), WAIT_SECONDS_MAX)
-    return Verdict(Outcome.RETRY, _reason(status, reason), wait)
-
-
-def failed(status: int, reason: str = "") -> Verdict:
-    """No other attempt: the platform would refuse it again."""
-    return Verdict(Outcome.FAILED, _reason(status, reason))
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that Retry-After asks for; None if it is missing or a date, which our clock need not agree with."""
-    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) <= 12 else None
-
-
-def _reason(status: int, reason: str) -> str:
-    return f"HTTP {status}: {reason[:200]}" if reason else f"HTTP {status}"
-
-
-def utf16_length(text: str) -> int:
-    """The length in UTF-16 code units, of which a character beyond U+FFFF takes two."""
-    return len(text) + sum(character > "\uffff" for character in text)
-
-
-def utf8_length(text: str) -> int:
-    """The length in bytes."""
-    return len(text.encode())
-
-
-def split_text(text: str, limit: int, measure: Measure = len) -> list[str]:
-    """
-    `text` in parts of at most `limit`, by `measure`; cut at a paragraph, a line, a sentence or a space where one is near.
-
-    Never inside a character. Joined again, the parts give the text without the white space at the cuts; a text that is blank
-    gives one part, "…", because no platform takes an empty message. Lone surrogates and U+0000, which no JSON or XML can
-    carry, become U+FFFD.
-    """
-    parts: list[str] = []
-    rest = _UNSENDABLE.sub("\ufffd", text).strip()
-    while measure(rest) > limit:
-        cut = _cut(rest, limit, measure)
-        parts.append(rest[:cut].rstrip())
-        rest = rest[cut:].lstrip()
-    if rest:
-        parts.append(rest)
-    return [part for part in parts if part] or ["…"]
-
-
-def _cut(text: str, limit: int, measure: Measure) -> int:
-    """Where to cut: the longest prefix within the limit, moved back to a natural border if one lies in its second half."""
-    low, high = 1, min(len(text), limit)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if measure(text[:middle]) <= limit else (low, middle - 1)
-    for border in ("\n\n", "\n", ". ", " "):
-        at = text.rfind(border, low // 2, low)
-        if at > 0:
-            return at + len(border.rstrip(" "))
-    return low

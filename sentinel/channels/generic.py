@@ -11,24 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sentinel import payload, standard_webhooks
-from sentinel.channels import (
-    Channel,
-    Received,
-    Setting,
-    check_signature,
-    dig,
-    fingerprint,
-    first_text,
-    hmac_hex,
-    judge_status,
-    post_json,
-    same_secret,
-    secret_of,
-    short_id,
-    split_text,
-    text_at,
-    unclear,
-)
+from sentinel.channels import Channel, Received, Setting
+from sentinel.channels.shared.reading import dig, fingerprint, first_text, short_id, text_at, unclear
+from sentinel.channels.shared.sending import judge_status, post_json, split_text
+from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
 from sentinel.errors import Forged
 from sentinel.http import Request
 from sentinel.model import Event, Outgoing, Source, Verdict

@@ -12,25 +12,20 @@ from xml.etree.ElementTree import Element, tostring
 from xml.sax.saxutils import escape
 
 from sentinel import payload
-from sentinel.channels import (
-    Channel,
-    Received,
-    Setting,
+from sentinel.channels import Channel, Received, Setting
+from sentinel.channels.shared.reading import received, short_id, text_at, unclear
+from sentinel.channels.shared.sending import (
     base_of,
     bearer,
     failed,
     judge_status,
     post_json,
     read_answer,
-    received,
     retry,
-    same_secret,
-    short_id,
     split_text,
-    text_at,
-    unclear,
     utf8_length,
 )
+from sentinel.channels.shared.signing import same_secret
 from sentinel.errors import BadInput, Forged, SentinelError
 from sentinel.http import Request, Response, error_headers
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict

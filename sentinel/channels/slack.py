@@ -12,30 +12,20 @@ from typing import Any
 import attrs
 
 from sentinel import payload
-from sentinel.channels import (
-    Channel,
-    Received,
-    Setting,
+from sentinel.channels import Channel, Received, Setting
+from sentinel.channels.shared.reading import dig, first_text, list_at, received, short_id, text_at, unclear
+from sentinel.channels.shared.sending import (
     base_of,
     bearer,
-    check_signature,
-    dig,
     failed,
-    first_text,
-    hmac_hex,
     judge_status,
-    list_at,
     may_send,
     post_json,
     read_answer,
-    received,
     retry,
-    secret_of,
-    short_id,
     split_text,
-    text_at,
-    unclear,
 )
+from sentinel.channels.shared.signing import check_signature, hmac_hex, secret_of
 from sentinel.errors import BadInput
 from sentinel.http import Request, Response, json_response
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict

@@ -12,26 +12,10 @@ from urllib.parse import quote
 import attrs
 
 from sentinel import payload
-from sentinel.channels import (
-    Channel,
-    Received,
-    Setting,
-    base_of,
-    dig,
-    failed,
-    first_text,
-    judge_status,
-    post_json,
-    read_answer,
-    received,
-    retry,
-    same_secret,
-    short_id,
-    split_text,
-    text_at,
-    unclear,
-    utf16_length,
-)
+from sentinel.channels import Channel, Received, Setting
+from sentinel.channels.shared.reading import dig, first_text, received, short_id, text_at, unclear
+from sentinel.channels.shared.sending import base_of, failed, judge_status, post_json, read_answer, retry, split_text, utf16_length
+from sentinel.channels.shared.signing import same_secret
 from sentinel.errors import Forged
 from sentinel.http import Request
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict

@@ -10,31 +10,20 @@ from typing import Any
 from urllib.parse import quote
 
 from sentinel import payload
-from sentinel.channels import (
-    Channel,
-    Received,
-    Setting,
+from sentinel.channels import Channel, Received, Setting
+from sentinel.channels.shared.reading import dig, first_text, list_at, received, short_id, text_at, unclear
+from sentinel.channels.shared.sending import (
     base_of,
     bearer,
-    check_signature,
-    dig,
-    first_text,
-    hmac_hex,
     judge_status,
-    list_at,
     may_send,
     post_json,
     read_answer,
-    received,
     retry,
-    same_secret,
-    secret_of,
-    short_id,
     split_text,
-    text_at,
-    unclear,
     utf16_length,
 )
+from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
 from sentinel.errors import Forged
 from sentinel.http import Request, Response
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
