@@ -58,9 +58,7 @@ class Application:
             return
         except SentinelError as error:
             response = problem(error)
-        await _send_response(response, scope["method"], send, close=not whole)
-        if not whole:
-            await _drain(receive)
+        await _send_response(response, scope, send, None if whole else receive)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -128,20 +126,19 @@ async def _read_body(receive: Receive, bytes_max: int, seconds_max: float) -> by
     raise TooSlow(f"The body did not arrive within {seconds_max:g} seconds.")
 
 
-async def _send_response(response: Response, method: str, send: Send, *, close: bool) -> None:
+async def _send_response(response: Response, scope: dict[str, Any], send: Send, unread: Receive | None) -> None:
+    """Send it. A refused body that is still coming is read on for a moment: a reset would hide the answer from who sends it."""
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     headers.append((b"content-length", str(len(response.body)).encode()))
-    if close:
+    if unread and scope["http_version"] < "2":  # HTTP/2 has no such header, and Hypercorn would drop the answer (RFC 9113, 8.2.2)
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else response.body})
-
-
-async def _drain(receive: Receive) -> None:
-    """Read what is still coming of a refused body for a moment: a reset before the client reads would hide the answer from it."""
-    with trio.move_on_after(DRAIN_SECONDS_MAX):
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body, "more_body": True})
+    if unread:
+        with trio.move_on_after(DRAIN_SECONDS_MAX):
+            while (await unread()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})  # the last word: Hypercorn closes the connection upon it
 
 
 guard_hypercorn()

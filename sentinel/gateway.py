@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import attrs
 import trio
@@ -60,7 +60,7 @@ class Gateway:
             case ["v1", "jobs", job_id] if job_id:
                 _allow(request, "GET")
                 return await self.jobs.show(request, job_id)
-            case ["v1", "jobs", job_id, "cancel"]:
+            case ["v1", "jobs", job_id, "cancel"] if job_id:
                 _allow(request, "POST")
                 return await self.jobs.cancel(request, job_id, self.clock())
             case ["healthz"]:
@@ -105,27 +105,26 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose background tasks run; if one of them dies, so does the block that uses it."""
     writer = Store(open_record(settings.record, settings.ack_budget * RECORD_SHARE))
     reader = Store(open_record(settings.record, settings.ack_budget * RECORD_SHARE))
-    intake = Intake(writer, settings.ack_budget, settings.intake_max)
-    directory, watch = DirectoryFollower(reader), Watch(reader)
-    await directory.refresh()
-    gateway = Gateway(
-        settings=settings,
-        directory=directory,
-        reader=reader,
-        webhooks=Webhooks(directory, intake),
-        jobs=JobApi(directory, intake, reader, watch),
-        requests=trio.CapacityLimiter(settings.requests_max),
-    )
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(directory.run)
-        nursery.start_soon(watch.run)
-        async with trio.open_nursery() as commits:
-            commits.start_soon(intake.run)
-            yield gateway
-            intake.close()
-        nursery.cancel_scope.cancel()
-    for store in (writer, reader):
-        store.record.close()
+    with closing(writer.record), closing(reader.record):
+        intake = Intake(writer, settings.ack_budget, settings.intake_max)
+        directory, watch = DirectoryFollower(reader), Watch(reader)
+        await directory.refresh()
+        gateway = Gateway(
+            settings=settings,
+            directory=directory,
+            reader=reader,
+            webhooks=Webhooks(directory, intake),
+            jobs=JobApi(directory, intake, reader, watch),
+            requests=trio.CapacityLimiter(settings.requests_max),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run)
+            nursery.start_soon(watch.run)
+            async with trio.open_nursery() as commits:
+                commits.start_soon(intake.run)
+                yield gateway
+                intake.close()
+            nursery.cancel_scope.cancel()
 
 
 def _allow(request: Request, *methods: str) -> None:

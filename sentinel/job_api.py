@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
 
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import BadInput, KeyReused, NotFound
+from sentinel.errors import BadInput, KeyReused, NotFound, Unavailable
 from sentinel.http import Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_request import JobRequest, parse_job_request
-from sentinel.job_view import API_STATUS, job_document
+from sentinel.job_view import API_STATUS, iso, job_document
 from sentinel.model import API_CHANNEL, Job, NewJob, State, job_id, random_id
 from sentinel.records import JobFilter, Store
 from sentinel.watch import Watch
@@ -25,7 +25,8 @@ WAIT_SECONDS_MAX = 60
 LIST_LIMIT_MAX = 200
 IDEMPOTENCY_KEY_MAX = 255
 
-_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})(?:$|[,;\s])", re.ASCII)
+ENDED = {name for state, name in API_STATUS.items() if state.ended}
 
 
 @attrs.frozen(eq=False)
@@ -47,12 +48,13 @@ class JobApi:
         if not created:
             await self._check_same_body(job)
         waited = await self._wait(request, job.id)
-        kept = await self.store.call(self.store.record.find_job, job.id, tenant)
-        document = await self._document(kept) if kept else _just_accepted(job)
+        document = _just_accepted(job)
+        with suppress(Unavailable, NotFound):  # the job is committed; an error would make its sender post it again
+            document = await self._document(await self._find(job.id, tenant))
         headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *waited]
         if not created:
             headers.append(("sentinel-duplicate", "true"))
-        return json_response(200 if kept and kept.state.ended and waited else 202, document, *headers)
+        return json_response(200 if waited and document["status"] in ENDED else 202, document, *headers)
 
     async def show(self, request: Request, job_id: str) -> Response:
         """The job in whatever state it is; `Prefer: wait=N` waits for its end first."""
@@ -109,17 +111,18 @@ class JobApi:
     async def _filter(self, parameters: Mapping[str, str], tenant: str) -> JobFilter:
         if unknown := sorted(parameters.keys() - {"status", "channel", "external_id", "limit", "after"}):
             raise BadInput(f"There is no parameter {unknown[0][:40]!r}; there are status, channel, external_id, limit and after.")
-        limit = parameters.get("limit", "50")
+        given = {name: value for name, value in parameters.items() if value}
+        limit = given.get("limit", "50")
         if not (limit.isascii() and limit.isdigit() and len(limit) < 5 and 1 <= int(limit) <= LIST_LIMIT_MAX):
             raise BadInput(f"limit must be a whole number from 1 to {LIST_LIMIT_MAX}.")
         states = None
-        if status := parameters.get("status"):
+        if status := given.get("status"):
             states = [state for state, name in API_STATUS.items() if name == status]
             if not states:
                 raise BadInput(f"status must be one of {', '.join(sorted(set(API_STATUS.values())))}.")
-        after = parameters.get("after")
+        after = given.get("after")
         before = (await self._find(after, tenant)).sequence if after else None
-        return JobFilter(tenant, states, parameters.get("channel"), parameters.get("external_id"), before, int(limit))
+        return JobFilter(tenant, states, given.get("channel"), given.get("external_id"), before, int(limit))
 
 
 def _new_job(wanted: JobRequest, request: Request, tenant: str, now: float) -> NewJob:
@@ -144,4 +147,5 @@ def _new_job(wanted: JobRequest, request: Request, tenant: str, now: float) -> N
 
 def _just_accepted(job: NewJob) -> dict[str, Any]:
     """The document of a job that was kept but cannot be read this moment."""
-    return {"id": job.id, "object": "job", "status": "queued", "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    created = {"id": job.id, "object": "job", "status": API_STATUS[job.state], "created_at": iso(job.received_at)}
+    return created | {"status_url": f"/v1/jobs/{job.id}", "cancel_url": f"/v1/jobs/{job.id}/cancel"}

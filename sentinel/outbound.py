@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import attrs
@@ -21,6 +23,7 @@ from sentinel.model import Outgoing
 
 ANSWER_BYTES_MAX = 65_536
 RESOLVE_SECONDS_MAX = 3.0
+CONNECT_SECONDS_MAX = 5.0
 CONNECTIONS_MAX = 100
 GUARDED_PORTS = (443, 8443)
 _PLAIN = {"accept-encoding": "identity", "user-agent": "Sentinel"}
@@ -49,7 +52,7 @@ class Outbound:
 
         Raises:
             SendFailed: no answer in time; the message says no more about the other side than "refused", "timed out" or "broken".
-            RefusedAddress: the URL cannot be read, or leads where a guarded request may not go.
+            RefusedAddress: the URL leads where a guarded request may not go, or no request can have this URL or these headers.
         """
         try:
             with trio.fail_after(self.seconds_max):
@@ -61,8 +64,8 @@ class Outbound:
             raise SendFailed("The request timed out.") from None
         except httpx2.ConnectError:
             raise SendFailed("The connection was refused.") from None
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-            raise RefusedAddress("The URL cannot be used.") from None
+        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, UnicodeError):
+            raise RefusedAddress("The URL or a header cannot be used.") from None
         except httpx2.TransportError:
             raise SendFailed("The connection broke.") from None
 
@@ -72,19 +75,30 @@ async def open_outbound(seconds_max: float) -> AsyncIterator[Outbound]:
     """An outbound whose connections are closed on leaving. `seconds_max` bounds a whole exchange, from connect to the last byte."""
     tls = ssl.create_default_context()
     limits = httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=20)
-    async with httpx2.AsyncClient(verify=tls, trust_env=False, limits=limits, timeout=seconds_max) as client:
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one jar for all tenants would carry sessions between them
+    async with httpx2.AsyncClient(verify=tls, trust_env=False, limits=limits, timeout=seconds_max, cookies=no_cookies) as client:
         yield Outbound(seconds_max, client, tls)
 
 
 async def _exchange(client: httpx2.AsyncClient, outgoing: Outgoing) -> Answer:
     headers = _PLAIN | dict(outgoing.headers)
     async with client.stream(outgoing.method, outgoing.url, headers=headers, content=outgoing.body) as response:
-        body = bytearray()
+        body = await _read(response)
+        return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, body)
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    """The first ANSWER_BYTES_MAX bytes of the body."""
+    body = bytearray()
+    try:
         async for chunk in response.aiter_raw():
             body += chunk[: ANSWER_BYTES_MAX - len(body)]
-            if len(body) >= ANSWER_BYTES_MAX:
-                break
-        return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, bytes(body))
+            if len(body) == ANSWER_BYTES_MAX:
+                await response.aclose()  # ends the loop by an error; leaving it would leave the client's generators half-way
+    except httpx2.TransportError:
+        if len(body) < ANSWER_BYTES_MAX:
+            raise
+    return bytes(body)
 
 
 @asynccontextmanager
@@ -119,7 +133,17 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         addresses = await _resolve(host, port)
         if not all(self._may_reach(address) for address in addresses):
             raise RefusedAddress("The URL leads to an address that is not public, or not by https on port 443 or 8443.")
-        return await self._sockets.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        connect = partial(
+            self._sockets.connect_tcp,
+            port=port,
+            timeout=timeout or CONNECT_SECONDS_MAX,
+            local_address=local_address,
+            socket_options=socket_options,
+        )
+        for address in addresses[:-1]:
+            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                return await connect(address)
+        return await connect(addresses[-1])
 
     def _may_reach(self, address: str) -> bool:
         return is_within(address, self._networks) or (self._public_allowed and is_public(address))

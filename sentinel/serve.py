@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import ExitStack
 
 import trio
 from hypercorn.config import Config
@@ -26,22 +27,23 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once connections are taken."""
     config = _config(settings)
     listeners = config.create_sockets().insecure_sockets
-    async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
-        behind = HandOver(Application(gateway), config)
-        lane = Lane(gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max))
+    with ExitStack() as opened:
         for listener in listeners:
-            listener.listen(BACKLOG)
-        nursery.start_soon(lane.run, listeners)
-        urls = [_url(listener) for listener in listeners]
-        log.info("gateway.listening", urls=urls, record=settings.record)
-        task_status.started(urls)
-        await stop_requested()
-        _exit_after(settings.grace_seconds + 1)
-        lane.close()
-        await behind.close()
-        nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
-    for listener in listeners:
-        listener.close()
+            opened.enter_context(listener)
+        async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
+            behind = HandOver(Application(gateway), config)
+            lane = Lane(gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max))
+            for listener in listeners:
+                listener.listen(BACKLOG)
+            nursery.start_soon(lane.run, listeners)
+            urls = [_url(listener) for listener in listeners]
+            log.info("gateway.listening", urls=urls, record=settings.record)
+            task_status.started(urls)
+            await stop_requested()
+            _exit_after(settings.grace_seconds + 1)
+            lane.close()
+            await behind.close()
+            nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
 
 
 def _exit_after(seconds: float) -> None:

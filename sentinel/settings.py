@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from sentinel.errors import SettingsError
+from sentinel.stop import SUPERVISED
 
 PREFIX = "SENTINEL_"
 FILE = "sentinel.toml"
@@ -73,25 +74,37 @@ class Settings:
 
     record: str = _setting("sqlite:sentinel.db", _record, "sqlite:PATH", "where the jobs are kept")
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
-    processes: int = _setting(1, _count, "a whole number", "gateway processes on one address; more than 1 needs HOST:PORT")
-    ack_budget: float = _setting(1.0, _seconds, "seconds, more than 0", "every webhook is answered within this time")
-    body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes", "larger request bodies get 413")
-    body_seconds_max: float = _setting(10.0, _seconds, "seconds, more than 0", "a body that takes longer to arrive gets 408")
-    requests_max: int = _setting(2_000, _count, "a whole number", "requests handled at a time; more get 503 with Retry-After")
-    intake_max: int = _setting(10_000, _count, "a whole number", "webhooks waiting for their commit; more get 503")
+    processes: int = _setting(
+        1, _count, "a whole number, at least 1", "gateway processes on one address; more than 1 needs HOST:PORT"
+    )
+    ack_budget: float = _setting(
+        1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"
+    )
+    body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes, at least 1", "larger request bodies get 413")
+    body_seconds_max: float = _setting(
+        10.0, _seconds, "seconds, more than 0 and at most 86400", "a body that takes longer to arrive gets 408"
+    )
+    requests_max: int = _setting(
+        2_000, _count, "a whole number, at least 1", "requests handled at a time; more get 503 with Retry-After"
+    )
+    intake_max: int = _setting(10_000, _count, "a whole number, at least 1", "webhooks waiting for their commit; more get 503")
     model: str | None = _setting(
         None, str, "the path of a GGUF file, or fake:MILLISECONDS", "the model; by default the bundled one"
     )
     slots: int | None = _setting(
-        None, _count, "a whole number", "sequences that the engine runs at a time; by default chosen for it"
+        None, _count, "a whole number, at least 1", "sequences that the engine runs at a time; by default chosen for it"
     )
-    tokens_max: int = _setting(256, _count, "a whole number", "tokens of one answer, unless the job asks for fewer")
+    tokens_max: int = _setting(256, _count, "a whole number, at least 1", "tokens of one answer, unless the job asks for fewer")
     worker_nice: int = _setting(10, _nice, "a whole number from 0 to 19", "how far a worker steps back for others on its cores")
-    generation_seconds_max: float = _setting(600.0, _seconds, "seconds, more than 0", "a generation that takes longer has failed")
-    send_seconds_max: float = _setting(
-        20.0, _seconds, "seconds, more than 0", "one delivery attempt, from connect to the last byte"
+    generation_seconds_max: float = _setting(
+        600.0, _seconds, "seconds, more than 0 and at most 86400", "a generation that takes longer has failed"
     )
-    grace_seconds: float = _setting(10.0, _seconds, "seconds, more than 0", "how long running work may go on after SIGTERM")
+    send_seconds_max: float = _setting(
+        20.0, _seconds, "seconds, more than 0 and at most 86400", "one delivery attempt, from connect to the last byte"
+    )
+    grace_seconds: float = _setting(
+        10.0, _seconds, "seconds, more than 0 and at most 86400", "how long running work may go on after SIGTERM"
+    )
     retention_days: int = _setting(30, _count, "a whole number of days, at least 7", "how long finished jobs are kept")
     system_prompt: str = _setting(
         "You are a helpful assistant. Answer briefly and in plain text.", str, "text", "for sources that have none of their own"
@@ -105,6 +118,12 @@ class Settings:
 def environment_name(field: str) -> str:
     """The environment variable of a setting."""
     return PREFIX + field.upper()
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """The `SENTINEL_…` variables that nothing reads: a typing error, or a setting of another version."""
+    known = {environment_name(field.name) for field in attrs.fields(Settings)} | {environment_name("settings"), SUPERVISED}
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

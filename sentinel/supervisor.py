@@ -16,6 +16,7 @@ from sentinel.stop import SUPERVISED, stop_requested
 
 RESTART_FIRST_SECONDS = 0.1
 RESTART_SECONDS_MAX = 10.0
+MISCONFIGURED = 2  # the exit code of a command whose settings are wrong
 STEADY_SECONDS = 10.0  # who lives this long has started well; the next death counts as the first
 
 
@@ -27,24 +28,40 @@ class Child:
     command: Sequence[str]
 
 
-async def supervise(children: Sequence[Child], stop_seconds: float) -> None:
-    """Keep the children alive until told to stop; then SIGTERM them, and SIGKILL after `stop_seconds` whoever is left."""
+async def supervise(children: Sequence[Child], stop_seconds: float) -> int:
+    """
+    Keep the children alive until told to stop; then SIGTERM them, and SIGKILL after `stop_seconds` whoever is left.
+
+    0, or MISCONFIGURED when a child said at its first start that its settings are wrong: starting it again would not help.
+    """
     stopping = trio.Event()
-    async with trio.open_nursery() as nursery:
+    codes: list[int] = []
+    async with trio.open_nursery() as nursery, trio.open_nursery() as waiting:
+        waiting.start_soon(_stop_when_told, stopping)
         for child in children:
-            nursery.start_soon(_keep_alive, child, stopping, stop_seconds)
-        await stop_requested()
+            nursery.start_soon(_keep_alive, child, stopping, stop_seconds, codes)
+        await stopping.wait()
+        waiting.cancel_scope.cancel()
         log.info("supervisor.stopping")
-        stopping.set()
+    return max(codes, default=0)
 
 
-async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float) -> None:
-    pause = RESTART_FIRST_SECONDS
+async def _stop_when_told(stopping: trio.Event) -> None:
+    await stop_requested()
+    stopping.set()
+
+
+async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, codes: list[int]) -> None:
+    pause, first = RESTART_FIRST_SECONDS, True
     while not stopping.is_set():
         started = trio.current_time()
         code = await _run(child, stopping, stop_seconds)
+        if first and code == MISCONFIGURED:
+            codes.append(code)
+            stopping.set()
         if stopping.is_set():
             return
+        first = False
         pause = RESTART_FIRST_SECONDS if trio.current_time() - started > STEADY_SECONDS else min(pause * 2, RESTART_SECONDS_MAX)
         log.error("process.died", process=child.name, code=code, restart_seconds=pause)
         with trio.move_on_after(pause):

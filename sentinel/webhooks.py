@@ -56,7 +56,7 @@ def check_media(request: Request, content_types: tuple[str, ...]) -> None:
         raise UnsupportedMedia("Compressed bodies are not taken; send the body as it is.")
     if request.content_type() not in content_types:
         raise UnsupportedMedia(f"The content type must be {' or '.join(content_types)}.")
-    charset = request.header("content-type").lower().partition("charset=")[2].strip(' ";')
+    charset = request.header("content-type").lower().partition("charset=")[2].partition(";")[0].strip(' "')
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMedia("The charset must be UTF-8.")
 

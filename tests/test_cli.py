@@ -201,3 +201,11 @@ def test_migrate_can_be_run_twice(url: str, tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "cli.db")
     assert connection.execute("SELECT count(*) FROM job_overview").fetchone() == (0,)
     connection.close()
+
+
+def test_a_variable_that_nothing_reads_is_named(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped SENTINEL_ variable is warned of, so that nobody believes it is in force."""
+    monkeypatch.setenv("SENTINEL_ACKBUDGET", "2")
+    monkeypatch.setenv("SENTINEL_LOG_LEVEL", "warning")
+    assert run("jobs", "list") == 0
+    assert "SENTINEL_ACKBUDGET" in capsys.readouterr().err

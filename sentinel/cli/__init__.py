@@ -11,7 +11,7 @@ from sentinel import __version__
 from sentinel.cli import demo, doctor, jobs, keys, processes, sources, tenants
 from sentinel.errors import SentinelError
 from sentinel.logs import configure_logs
-from sentinel.settings import load_settings
+from sentinel.settings import load_settings, unknown_variables
 
 EPILOG = """\
 Start here:
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = load_settings(os.environ)
         configure_logs(settings.log_format, settings.log_level)
+        for name in unknown_variables(os.environ):
+            print(f"sentinel: {name} is set, but nothing here reads it; docs/settings.md lists the settings.", file=sys.stderr)
         sys.exit(options.run(options, settings))
     except (SentinelError, KeyboardInterrupt, BaseExceptionGroup) as error:
         sys.exit(_explain(error))

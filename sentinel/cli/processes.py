@@ -29,26 +29,26 @@ def add_commands(commands: Any) -> None:
     commands.add_parser("migrate", help="bring the record's schema up to date").set_defaults(run=run_migrate)
 
 
-def run_up(_options: argparse.Namespace, settings: Settings) -> None:
+def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     """Gateway and worker as two processes under this one."""
     open_record(settings.record).close()  # the schema first, so that the two do not race for it, and trouble is said at once
     children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
-    trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
+    return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
 
-def run_serve(options: argparse.Namespace, settings: Settings) -> None:
+def run_serve(options: argparse.Namespace, settings: Settings) -> int:
     """The gateway, until it is told to stop; several processes of it are kept alive by this one."""
     from sentinel.serve import serve
 
     processes = options.processes or settings.processes
     if options.one or processes == 1:
         trio.run(serve, settings)
-        return
+        return 0
     os.environ[environment_name("processes")] = str(processes)
     children = [
         Child(f"serve {number}", [sys.executable, "-m", "sentinel", "serve", "--one"]) for number in range(1, processes + 1)
     ]
-    trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
+    return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 
 
 def run_worker(_options: argparse.Namespace, settings: Settings) -> None:
