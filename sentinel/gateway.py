@@ -53,7 +53,7 @@ class Gateway:
 
     async def _route(self, request: Request) -> Response:
         match request.path.split("/")[1:]:
-            case ["webhooks", channel, source] if source:
+            case ["webhooks", channel, source] | ["webhooks", channel, source, _] if source:
                 return await self.webhooks.receive(request, channel, source, self.clock())
             case ["v1", "jobs"]:
                 return await self._jobs(request)

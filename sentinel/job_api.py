@@ -89,7 +89,7 @@ class JobApi:
     async def _document(self, job: Job) -> dict[str, Any]:
         position = callback = None
         if job.state is State.QUEUED:
-            position = await self.store.call(self.store.record.queue_position, job)
+            position = 1 + await self.store.call(self.store.record.queue_position, job)
         if "callback_url" in job.options:
             callback = await self.store.call(self.store.record.find_callback, job.id)
         return job_document(job, position, callback)

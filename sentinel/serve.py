@@ -12,6 +12,7 @@ import trio
 from hypercorn.config import Config
 
 from sentinel.asgi import Application
+from sentinel.errors import SettingsError
 from sentinel.gateway import open_gateway
 from sentinel.hypercorn_guard import HandOver
 from sentinel.lane import Lane, Limits
@@ -26,7 +27,7 @@ HEADER_SECONDS_MAX = 5.0
 async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once connections are taken."""
     config = _config(settings)
-    listeners = config.create_sockets().insecure_sockets
+    listeners = _listeners(config, settings.bind)
     with ExitStack() as opened:
         for listener in listeners:
             opened.enter_context(listener)
@@ -44,6 +45,14 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
             lane.close()
             await behind.close()
             nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
+
+
+def _listeners(config: Config, bind: str) -> list[socket.socket]:
+    """The bound sockets. Raises SettingsError when the address cannot be had."""
+    try:
+        return config.create_sockets().insecure_sockets
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"SENTINEL_BIND: cannot listen on {bind} ({error}).") from None
 
 
 def _exit_after(seconds: float) -> None:

@@ -8,7 +8,7 @@ import attrs
 
 from sentinel.channels import Channel, find_channel
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import MethodNotAllowed, SentinelError, UnsupportedMedia
+from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, UnsupportedMedia
 from sentinel.http import Request, Response
 from sentinel.intake import Intake
 from sentinel.logs import log
@@ -19,7 +19,7 @@ RAW_ROLE = "raw"  # the only message of a job that was not understood: the body,
 
 @attrs.frozen(eq=False)
 class Webhooks:
-    """The routes /webhooks/{channel}/{source}."""
+    """The routes /webhooks/{channel}/{source}, with a secret behind the source where the channel takes one."""
 
     directory: DirectoryFollower
     intake: Intake
@@ -28,6 +28,8 @@ class Webhooks:
         """The platform's acknowledgment once every item is kept, or the refusal in the platform's own shape."""
         channel = find_channel(channel_name)
         try:
+            if request.path.count("/") > 3 and not channel.path_token:
+                raise NotFound("There is nothing at this path.")
             source = self.directory.source(channel_name, source_name)
             return await self._take(channel, source, request, now)
         except SentinelError as error:

@@ -103,6 +103,8 @@ def test_a_source_reads_its_secrets_from_the_environment(url: str, capsys: Captu
         (("bot", "--channel", "telegram", "--set", "color=red"), "no setting 'color'"),
         (("bot", "--channel", "telegram", "--set", "secret_token"), "KEY=VALUE"),
         (("bot", "--channel", "telegram"), "secret_token"),
+        (("shop", "--channel", "generic", "--set", "secret=not base64!"), "base64"),
+        (("shop", "--channel", "generic", "--set", "scheme=magic", "--set", "secret=x"), "scheme must be one of"),
         (("bo/t", "--channel", "telegram", "--set", "secret_token=x"), "name"),
         (("bot", "--channel", "telegram", "--tenant", "nobody", "--set", "secret_token=x"), "sentinel tenants add nobody"),
     ],

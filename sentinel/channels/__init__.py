@@ -59,6 +59,10 @@ class Channel:
     settings: ClassVar[tuple[Setting, ...]]
     content_types: ClassVar[tuple[str, ...]] = ("application/json",)
     text_limit: ClassVar[str]
+    path_token: ClassVar[bool] = False  # whether a secret may follow the source's name in the URL
+
+    def check_settings(self, values: Mapping[str, str]) -> None:
+        """Raise BadInput for a value with which nothing could be verified or sent; each key is known, each needed one there."""
 
     def handshake(self, request: Request, source: Source) -> Response:
         """The answer to a GET, which platforms send when the URL is set up. Raises Forged, or NotFound where there is none."""

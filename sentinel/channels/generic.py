@@ -15,7 +15,7 @@ from sentinel.channels import Channel, Received, Setting
 from sentinel.channels.shared.reading import dig, fingerprint, first_text, short_id, text_at, unclear
 from sentinel.channels.shared.sending import judge_status, post_json, split_text
 from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
-from sentinel.errors import Forged
+from sentinel.errors import BadInput, Forged, SettingsError
 from sentinel.http import Request
 from sentinel.model import Event, Outgoing, Source, Verdict
 
@@ -43,6 +43,17 @@ class Generic(Channel):
         ),
     )
     text_limit = "1,000,000 characters"
+
+    def check_settings(self, values: Mapping[str, str]) -> None:
+        """The scheme must exist; a Standard Webhooks secret must be base64, or nobody could sign with it."""
+        scheme = values.get("scheme") or STANDARD
+        if scheme not in VERIFIERS:
+            raise BadInput(f"scheme must be one of {', '.join(VERIFIERS)}.")
+        if scheme == STANDARD:
+            try:
+                standard_webhooks.sign(values["secret"], "check", 0, b"")
+            except SettingsError:
+                raise BadInput("secret must be whsec_ and base64; hmac-sha256 and bearer take any text.") from None
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """The proof that the source's scheme asks for, and no other."""

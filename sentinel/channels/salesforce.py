@@ -67,6 +67,7 @@ class Salesforce(Channel):
     )
     content_types = ("text/xml", "application/xml")
     text_limit = "4000 bytes"
+    path_token = True
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """

@@ -101,6 +101,7 @@ def check_values(channel: Channel, values: Mapping[str, str]) -> None:
     for key, setting in known.items():
         if setting.required and not values.get(key):
             raise BadInput(f"{channel.name} needs --set {key}=… ({setting.help}).")
+    channel.check_settings(values)
 
 
 def _settings_help() -> str:

@@ -69,6 +69,8 @@ class TestVerify:
         """Where a path_token is set, it must be in the URL; it is checked before the XML is read."""
         source = attrs.evolve(SOURCE, settings=dict(SOURCE.settings) | {"path_token": "p&=ü"})
         assert channel.verify(request_of(message(), "token=p%26%3D%C3%BC"), source, NOW) == "organization-id+path-token"
+        segment = attrs.evolve(request_of(message()), path="/webhooks/salesforce/demo/p&=ü")
+        assert channel.verify(segment, source, NOW) == "organization-id+path-token"
         for query in ("", "token=", "token=p", "tok=p%26%3D%C3%BC"):
             with pytest.raises(Forged):
                 channel.verify(request_of(b"no xml", query), source, NOW)

@@ -128,7 +128,7 @@ class TestSubmit:
         assert answer.headers["location"] == answer.json["status_url"] == f"/v1/jobs/{job.id}"
         assert answer.headers["sentinel-job-id"] == job.id
         assert answer.json["cancel_url"] == f"/v1/jobs/{job.id}/cancel"
-        assert (answer.json["object"], answer.json["status"], answer.json["queue_position"]) == ("job", "queued", 0)
+        assert (answer.json["object"], answer.json["status"], answer.json["queue_position"]) == ("job", "queued", 1)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", answer.json["created_at"])
         assert answer.json["metadata"] == {"a": [1]}
         assert answer.json["callback"] is None
@@ -274,10 +274,10 @@ class TestShow:
         ahead, job_id = await api.submit(), await api.submit()
         path = f"/v1/jobs/{job_id}"
         shown = (await api.call("GET", path)).json
-        assert (shown["status"], shown["queue_position"], shown["attempt"], shown["started_at"]) == ("queued", 1, 0, None)
+        assert (shown["status"], shown["queue_position"], shown["attempt"], shown["started_at"]) == ("queued", 2, 0, None)
         assert shown.keys() == DOCUMENT
         hands.finish(ahead)
-        assert (await api.call("GET", path)).json["queue_position"] == 0
+        assert (await api.call("GET", path)).json["queue_position"] == 1
         lease = hands.claim(job_id)
         record.heartbeat(hands.worker, 1, "ready", [Progress(job_id, lease, 0.25)], time.time())
         shown = (await api.call("GET", path)).json

@@ -426,3 +426,10 @@ class TestRecordLocked:
         assert [job.id for job in record.list_jobs(JobFilter())] == [again.headers["sentinel-job-id"]]
         assert (await api.call("POST", "/v1/jobs", {"input": "hello"})).status == 202
         assert len(record.list_jobs(JobFilter())) == 2
+
+
+async def test_only_a_path_token_may_follow_the_source(gateway):
+    """A segment behind the source's name is the secret of a channel that takes one there, and nothing elsewhere."""
+    assert (await post(gateway, Request("POST", "/webhooks/telegram/shop/more"))).status == 404
+    assert (await post(gateway, Request("POST", "/webhooks/salesforce/shop/token/more"))).status == 404
+    assert (await post(gateway, Request("POST", "/webhooks/salesforce/shop/token"))).status == 415

@@ -165,6 +165,16 @@ async def test_sigterm_stops_in_time_and_a_restart_goes_on(tmp_path: Path) -> No
         check_nothing_lost_or_doubled(running, acknowledged, Counter(f"echo: hello {number}" for number in range(8)))
 
 
+async def test_a_busy_address_is_said_and_ends_it(tmp_path: Path) -> None:
+    """A second `sentinel up` on the same address says so and ends with 2, instead of trying for ever."""
+    async with running_sentinel(tmp_path) as running:
+        second = await start(running.settings, tmp_path / "second.log", "up")
+        with trio.fail_after(20):
+            assert await second.wait() == 2
+        assert f"cannot listen on {running.settings.bind}" in (tmp_path / "second.log").read_text()
+        await running.post(running.request("telegram", 1, "the first lives on"))
+
+
 async def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
     """When the supervisor is killed, gateway and worker stop by themselves."""
     async with running_sentinel(tmp_path) as running:
