@@ -28,9 +28,12 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once connections are taken."""
     config = _config(settings)
     listeners = _listeners(config, settings.bind)
+    timer = threading.Timer(settings.grace_seconds + 1, _exit_hard)
+    timer.daemon = True
     with ExitStack() as opened:
         for listener in listeners:
             opened.enter_context(listener)
+        opened.callback(timer.cancel)
         async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
             behind = HandOver(Application(gateway), config)
             lane = Lane(gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max))
@@ -41,7 +44,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
             log.info("gateway.listening", urls=urls, record=settings.record)
             task_status.started(urls)
             await stop_requested()
-            _exit_after(settings.grace_seconds + 1)
+            timer.start()
             lane.close()
             await behind.close()
             nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
@@ -55,14 +58,8 @@ def _listeners(config: Config, bind: str) -> list[socket.socket]:
         raise SettingsError(f"SENTINEL_BIND: cannot listen on {bind} ({error}).") from None
 
 
-def _exit_after(seconds: float) -> None:
-    """Make sure of the end: Hypercorn waits for ever for a client that does not read its answer."""
-    timer = threading.Timer(seconds, _exit_hard)
-    timer.daemon = True
-    timer.start()
-
-
 def _exit_hard() -> None:
+    """Make sure of the end: Hypercorn waits for ever for a client that does not read its answer."""
     log.warning("gateway.exit_forced", reason="a client did not read its answer within the grace")
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -95,7 +95,9 @@ async def http2_priorities(wire: Wire) -> None:
 
 
 async def http2_connect_without_a_path(wire: Wire) -> None:
-    await Http2(wire).request((b":method", b"CONNECT"))
+    client = Http2(wire)
+    client.connection.send_headers(1, [(b":method", b"CONNECT"), (b":authority", b"gateway.example")], end_stream=True)
+    await client.flush()
 
 
 async def host_beyond_ascii(wire: Wire) -> None:
