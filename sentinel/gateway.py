@@ -23,7 +23,7 @@ from sentinel.webhooks import Webhooks
 WORKER_SEEN_SECONDS = 15.0
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Gateway:
     """Answers requests. `handle` is the whole interface: a value in, a value out, whatever server carries them."""
 
@@ -32,15 +32,14 @@ class Gateway:
     reader: Store
     webhooks: Webhooks
     jobs: JobApi
-    requests: trio.CapacityLimiter
     clock: Callable[[], float] = time.time
+    in_flight: int = 0
 
     async def handle(self, request: Request) -> Response:
         """The answer to `request`; never raises for anything that a request can cause."""
-        try:
-            self.requests.acquire_nowait()
-        except trio.WouldBlock:
+        if self.in_flight >= self.settings.requests_max:
             return problem(Unavailable("Too many requests at a time."))
+        self.in_flight += 1
         try:
             return await self._route(request)
         except SentinelError as error:
@@ -49,7 +48,7 @@ class Gateway:
             log.exception("request.crashed", method=request.method, path=request.path[:100], error=repr(error)[:200])
             return problem(SentinelError("Internal error."))
         finally:
-            self.requests.release()
+            self.in_flight -= 1
 
     async def _route(self, request: Request) -> Response:
         match request.path.split("/")[1:]:
@@ -115,7 +114,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             reader=reader,
             webhooks=Webhooks(directory, intake),
             jobs=JobApi(directory, intake, reader, watch),
-            requests=trio.CapacityLimiter(settings.requests_max),
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(directory.run)

@@ -6,13 +6,19 @@ Knows nothing of what it writes. A thread hop and an fsync are paid per batch, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import attrs
 import trio
 
 from sentinel.errors import Unavailable
 from sentinel.logs import log
+
+# While one writer lets callers go, the other writes the next batch. Callers go in small groups: if a whole batch of them ran in
+# one pass of the scheduler, the disk would idle until the last had come back with its next item.
+WRITERS = 2
+SETTLE_AT_A_TIME = 64
+EXPIRY_LOOKS = 20  # how often within `seconds_max` somebody looks; a caller waits at most that much longer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,10 +27,23 @@ Result = TypeVar("Result")
 @attrs.define(eq=False)
 class _Waiting(Generic[Item, Result]):
     item: Item
-    done: trio.Event = attrs.field(factory=trio.Event)
+    since: float
+    task: trio.lowlevel.Task | None
     result: Result | None = None
     error: Exception | None = None
     abandoned: bool = False
+    written: bool = False
+
+    def settle(self) -> None:
+        """Let the caller go on, if it still waits."""
+        if self.task is not None:
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task)
+
+    def give_up(self, _raise_cancel: object = None) -> trio.lowlevel.Abort:
+        """The caller waits no longer."""
+        self.abandoned, self.task = True, None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 @attrs.define(eq=False)
@@ -32,8 +51,9 @@ class GroupCommit(Generic[Item, Result]):
     """
     Collects items and writes them with `flush`, which runs in a thread and returns one result per item, in order.
 
-    `flush` writes all or nothing. When it raises Unavailable, every item of the batch gets that error; at any other error the batch
-    is halved until only an item that is wrong by itself fails. `waiting_max` bounds the queue; `batch_max` the batch.
+    `flush` writes all or nothing. When it raises Unavailable, every item of the batch gets that error; at any other error the
+    batch is halved until only an item that is wrong by itself fails. `waiting_max` bounds the queue; `batch_max` the batch.
+    `seconds_max`, if given, is how long a caller waits: one clock for all, cheaper than a cancel scope for each.
     `abandoned`, if given, is told in the same thread of the items that were written after their callers had given up; when it
     raises Unavailable, it is told again after the next batch.
     """
@@ -43,6 +63,9 @@ class GroupCommit(Generic[Item, Result]):
     waiting_max: int = 10_000
     batch_max: int = 512
     abandoned: Callable[[Sequence[tuple[Item, Result]]], None] | None = None
+    seconds_max: float | None = None
+    _writing: list[_Waiting[Item, Result]] = attrs.field(factory=list)
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
     _late: list[tuple[Item, Result]] = attrs.field(factory=list)
     _waiting: list[_Waiting[Item, Result]] = attrs.field(factory=list)
     _wake: trio.Event = attrs.field(factory=trio.Event)
@@ -55,38 +78,54 @@ class GroupCommit(Generic[Item, Result]):
         If the caller is cancelled first, the outcome is unknown to it: the item may be written or not.
 
         Raises:
-            Unavailable: the queue is full.
+            Unavailable: the queue is full, or the item was not written within `seconds_max`; then too the outcome is unknown.
             Exception: whatever `flush` raised for this item.
         """
         if self._closing:
             raise Unavailable("Sentinel is stopping.")
         if len(self._waiting) >= self.waiting_max:
             raise Unavailable("Too many requests are waiting to be kept.")
-        waiting: _Waiting[Item, Result] = _Waiting(item)
+        waiting: _Waiting[Item, Result] = _Waiting(item, trio.current_time(), trio.lowlevel.current_task())
         self._waiting.append(waiting)
         self._wake.set()
-        try:
-            await waiting.done.wait()
-        except trio.Cancelled:
-            if not waiting.done.is_set():  # when both happen in the same instant, the result counts
-                waiting.abandoned = True
-                raise
+        await trio.lowlevel.wait_task_rescheduled(waiting.give_up)
         if waiting.error is not None:
             raise waiting.error
         return waiting.result  # type: ignore[return-value]  # set whenever error is not
 
     async def run(self) -> None:
         """Write batches until `close` was called and all that was waiting is written. Runs in the owner's nursery."""
+        async with trio.open_nursery() as nursery:
+            if self.seconds_max is not None:
+                nursery.start_soon(self._expire, self.seconds_max)
+            async with trio.open_nursery() as writers:
+                for _ in range(WRITERS):
+                    writers.start_soon(self._write_all)
+            nursery.cancel_scope.cancel()
+
+    async def _expire(self, seconds_max: float) -> None:
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
-            while self._waiting:
+            await trio.sleep(seconds_max / EXPIRY_LOOKS)
+            before = trio.current_time() - seconds_max
+            for waiting in [*self._writing, *self._waiting]:
+                if waiting.since <= before and waiting.task is not None:
+                    waiting.error = Unavailable("The record did not answer in time.")
+                    waiting.abandoned = True
+                    waiting.settle()
+
+    async def _write_all(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                if self._wake.is_set():
+                    self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            async with self._turn:
                 batch, self._waiting = self._waiting[: self.batch_max], self._waiting[self.batch_max :]
+                self._writing = batch
                 await self._write(batch)
-                if self._late:
-                    await self._report_late()
-            if self._closing:
-                return
+                self._writing = []
+            await self._settle(batch)
 
     def close(self) -> None:
         """Take nothing more; `run` returns when the rest is written."""
@@ -94,6 +133,7 @@ class GroupCommit(Generic[Item, Result]):
         self._wake.set()
 
     async def _write(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Write the batch and note for each item what came of it."""
         batch = [waiting for waiting in batch if not waiting.abandoned]
         if not batch:
             return
@@ -108,19 +148,29 @@ class GroupCommit(Generic[Item, Result]):
                 return
             for waiting in batch:
                 waiting.error = error
-                waiting.done.set()
             return
         for waiting, result in zip(batch, results, strict=True):
             waiting.result = result
-            waiting.done.set()
-            if waiting.abandoned and self.abandoned:
-                self._late.append((waiting.item, result))
+            waiting.written = True
+
+    async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Let the callers go, and report those who had gone before."""
+        for place, waiting in enumerate(batch, start=1):
+            waiting.settle()
+            if waiting.abandoned and waiting.written and self.abandoned:
+                self._late.append((waiting.item, cast(Result, waiting.result)))
+            if place % SETTLE_AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+        if self._late:
+            async with self._turn:
+                await self._report_late()
 
     async def _report_late(self) -> None:
         assert self.abandoned is not None
+        late = tuple(self._late)
         try:
-            await trio.to_thread.run_sync(self.abandoned, tuple(self._late), limiter=self.limiter)
+            await trio.to_thread.run_sync(self.abandoned, late, limiter=self.limiter)
         except Unavailable as error:
             log.warning("commit.late_not_reported", items=len(self._late), reason=error.detail)
         else:
-            self._late = []
+            del self._late[: len(late)]

@@ -9,9 +9,7 @@ import time
 from collections.abc import Sequence
 
 import attrs
-import trio
 
-from sentinel.errors import Unavailable
 from sentinel.group_commit import GroupCommit
 from sentinel.logs import log
 from sentinel.model import NewJob
@@ -32,7 +30,13 @@ class Intake:
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._commits = GroupCommit(self._flush, self.store.limiter, waiting_max=self.waiting_max, abandoned=self._withdraw)
+        self._commits = GroupCommit(
+            self._flush,
+            self.store.limiter,
+            waiting_max=self.waiting_max,
+            abandoned=self._withdraw,
+            seconds_max=self.budget_seconds * ANSWER_SHARE,
+        )
 
     async def accept(self, jobs: Sequence[NewJob]) -> list[bool]:
         """
@@ -41,9 +45,7 @@ class Intake:
         Raises:
             Unavailable: not committed in time. The sender should try again; an id that says what its job is about makes that safe.
         """
-        with trio.move_on_after(self.budget_seconds * ANSWER_SHARE):
-            return await self._commits.submit(tuple(jobs))
-        raise Unavailable("The record did not answer in time.")
+        return await self._commits.submit(tuple(jobs))
 
     async def run(self) -> None:
         """Commit until closed. Belongs in the gateway's nursery."""

@@ -191,12 +191,9 @@ def job_id(*identity: str) -> str:
     The same identity gives the same id everywhere, so the record's primary key is the de-duplication. Parts are
     length-prefixed: no two different identities are hashed as the same bytes.
     """
-    digest = hashlib.sha256()
-    for part in identity:
-        raw = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return str(uuid.UUID(bytes=digest.digest()[:16]))
+    parts = [part.encode("utf-8", "surrogatepass") for part in identity]
+    digest = hashlib.sha256(b"".join([b"%d:%b" % (len(part), part) for part in parts])).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
 
 
 def random_id() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 from sentinel.errors import Forged
@@ -33,4 +32,4 @@ def secret_of(source: Source, key: str) -> bytes:
 
 def hmac_hex(key: bytes, message: bytes) -> str:
     """HMAC-SHA256 in lower-case hex."""
-    return hmac.new(key, message, hashlib.sha256).hexdigest()
+    return hmac.digest(key, message, "sha256").hex()
