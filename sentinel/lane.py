@@ -28,6 +28,7 @@ IDLE_SECONDS_MAX = 15.0
 HEAD_SECONDS_MAX = 5.0
 SEND_SECONDS_MAX = 10.0
 LINGER_SECONDS_MAX = 1.0
+CLOCK_SECONDS = 0.1
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 HTTP2_PREFACE = b"PRI"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -53,24 +54,37 @@ class Lane:
     handle: Handle
     hand_over: HandOver
     limits: Limits
-    _idle: set[trio.CancelScope] = attrs.field(factory=set)
+    closing: bool = attrs.field(default=False, init=False)
+    _receiving: set[_Connection] = attrs.field(factory=set)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _closing: bool = False
 
     async def run(self, listeners: Sequence[socket.socket]) -> None:
         """Accept and serve for ever; when `close` was called, until the last request that had begun is answered."""
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as accepting:
-                self._accepting = accepting.cancel_scope
-                for listener in listeners:
-                    accepting.start_soon(self._accept, listener, nursery)
-            for scope in self._idle:
-                scope.cancel()
+        async with trio.open_nursery() as clock:
+            clock.start_soon(self._end_the_late)
+            async with trio.open_nursery() as nursery:
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, nursery)
+                for connection in self._receiving:
+                    if connection.is_idle:
+                        connection.wake()
+            clock.cancel_scope.cancel()
 
     def close(self) -> None:
         """Take no more connections, close the idle ones, and each other after its answer."""
-        self._closing = True
+        self.closing = True
         self._accepting.cancel()
+
+    async def _end_the_late(self) -> None:
+        """Wake whoever has waited too long for its peer: one clock for all, cheaper than a cancel scope for each wait."""
+        while True:
+            await trio.sleep(CLOCK_SECONDS)
+            now = trio.current_time()
+            for connection in self._receiving:
+                if connection.deadline <= now:
+                    connection.wake()
 
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
         """Drain the whole accept queue in one pass: with one connection a pass, the last of a spike waits for all others."""
@@ -96,42 +110,31 @@ class Lane:
             try:
                 if accepted.family != socket.AF_UNIX:
                     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await _Connection(self, trio.socket.from_stdlib_socket(accepted)).run()
+                await _Connection(self, accepted, self._receiving).run()
             except OSError:
                 return  # the other side is gone; there is nobody to tell
             except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
                 log.exception("connection.crashed", error=repr(error)[:200])
 
-    async def receive(self, connection: trio.socket.SocketType, deadline: float, *, idle: bool) -> bytes | None:
-        """What the peer sends; b"" if it closed or we want to; None at the deadline."""
-        if not idle:
-            with trio.CancelScope(deadline=deadline):
-                return await connection.recv(READ_BYTES)
-            return None
-        with trio.CancelScope(deadline=deadline) as scope:
-            if self._closing:
-                return b""
-            self._idle.add(scope)
-            try:
-                return await connection.recv(READ_BYTES)
-            finally:
-                self._idle.discard(scope)
-        return b""
-
-    @property
-    def closing(self) -> bool:
-        """Whether each connection should end after its answer."""
-        return self._closing
-
 
 class _Connection:
     """The state of one connection: what is being parsed, what waits for its answer, and when patience ends."""
 
-    def __init__(self, lane: Lane, connection: trio.socket.SocketType) -> None:
+    def __init__(self, lane: Lane, connection: socket.socket, receiving: set[_Connection]) -> None:
+        self.deadline = trio.current_time() + HEAD_SECONDS_MAX
         self._lane = lane
         self._socket = connection
+        self._receiving = receiving
         self._reader = _Reader(lane.limits)
-        self._deadline = trio.current_time() + HEAD_SECONDS_MAX
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has begun that is not answered."""
+        return self._reader.phase == "idle"
+
+    def wake(self) -> None:
+        """End the wait for the peer."""
+        trio.lowlevel.notify_closing(self._socket)
 
     async def run(self) -> None:
         """Read and answer until one side has had enough."""
@@ -139,22 +142,28 @@ class _Connection:
         seen = (reader.phase, reader.begun)
         while data := await self._receive():
             if not reader.begun and data.startswith(HTTP2_PREFACE):
-                await self._lane.hand_over(trio.SocketStream(self._socket), data)
+                await self._lane.hand_over(trio.SocketStream(trio.socket.from_stdlib_socket(self._socket)), data)
                 return
             reader.feed(data)
             if not await self._answer_all():
                 return
             if seen != (reader.phase, reader.begun):  # another phase, or the same one of another request: patience begins anew
                 seen = (reader.phase, reader.begun)
-                self._deadline = trio.current_time() + self._seconds(reader.phase)
+                self.deadline = trio.current_time() + self._seconds(reader.phase)
 
     async def _receive(self) -> bytes:
         """What arrives; b"" if the connection is to end, after saying so to a peer that was too slow."""
-        idle = self._reader.phase == "idle"
-        data = await self._lane.receive(self._socket, self._deadline, idle=idle)
-        if data is None:
-            await self._refuse(TooSlow("The request did not arrive in time."))
-        return data or b""
+        if self.is_idle and self._lane.closing:
+            return b""
+        self._receiving.add(self)
+        try:
+            return await _receive_some(self._socket)
+        except trio.ClosedResourceError:  # woken
+            if not self.is_idle:
+                await self._refuse(TooSlow("The request did not arrive in time."))
+            return b""
+        finally:
+            self._receiving.discard(self)
 
     def _seconds(self, phase: str) -> float:
         return {"idle": IDLE_SECONDS_MAX, "head": HEAD_SECONDS_MAX, "body": self._lane.limits.body_seconds}[phase]
@@ -170,6 +179,8 @@ class _Connection:
             if not keep:
                 await self._linger()
                 return False
+            if reader.requests:
+                await trio.lowlevel.checkpoint()  # many small requests in one packet take their turn with the other connections
         if reader.error is not None:
             await self._refuse(reader.error)
             return False
@@ -184,19 +195,40 @@ class _Connection:
 
     async def _send(self, data: bytes) -> None:
         """Send all of it; a peer that does not read is given up after SEND_SECONDS_MAX."""
-        with trio.move_on_after(SEND_SECONDS_MAX) as scope:
-            sent = await self._socket.send(data)
-            while sent < len(data):
-                sent += await self._socket.send(data[sent:])
-        if scope.cancelled_caught:
-            raise ConnectionAbortedError
+        rest = _send_some(self._socket, memoryview(data))
+        if not rest:
+            return
+        with trio.move_on_after(SEND_SECONDS_MAX):
+            while rest:
+                await trio.lowlevel.wait_writable(self._socket)
+                rest = _send_some(self._socket, rest)
+            return
+        raise ConnectionAbortedError
 
     async def _linger(self) -> None:
         """Close our side and read a moment longer: closing with unread input resets the connection and would destroy the answer."""
         self._socket.shutdown(socket.SHUT_WR)
         with trio.move_on_after(LINGER_SECONDS_MAX):
-            while await self._socket.recv(READ_BYTES):
+            while await _receive_some(self._socket):
                 pass
+
+
+def _send_some(connection: socket.socket, data: memoryview) -> memoryview:
+    """Send what can be sent at once; what is left."""
+    try:
+        return data[connection.send(data) :]
+    except BlockingIOError:
+        return data
+
+
+async def _receive_some(connection: socket.socket) -> bytes:
+    """What arrives next; b"" at the end."""
+    while True:
+        await trio.lowlevel.wait_readable(connection)
+        try:
+            return connection.recv(READ_BYTES)
+        except BlockingIOError:
+            continue  # readable a moment ago, and not any more
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import trio
 
 from sentinel.errors import SentinelError
 from sentinel.http import Request, Response
-from sentinel.lane import Lane, Limits, _Reader
+from sentinel.lane import Handle, Lane, Limits, _Reader
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -98,10 +98,10 @@ def test_mutated_requests_never_crash_the_reader() -> None:
 
 
 @asynccontextmanager
-async def open_lane(limits: Limits = LIMITS) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
-    """A lane on a free port, whose handler answers with the request's body."""
+async def open_lane(limits: Limits = LIMITS, handle: Handle | None = None) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
+    """A lane on a free port; unless told otherwise, its handler answers with the request's body."""
 
-    async def handle(request: Request) -> Response:
+    async def echo(request: Request) -> Response:
         if request.path == "/slow":
             await trio.sleep(0.2)
         return Response(200, request.method.encode() + b" " + request.path.encode() + b" " + request.body)
@@ -110,7 +110,7 @@ async def open_lane(limits: Limits = LIMITS) -> AsyncIterator[tuple[Lane, tuple[
         await stream.send_all(b"handed over: " + data)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    lane = Lane(handle, hand_over, limits)
+    lane = Lane(handle or echo, hand_over, limits)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lane.run, [listener])
         yield lane, listener.getsockname()
@@ -213,3 +213,39 @@ async def test_a_thousand_connections_at_once() -> None:
                 nursery.start_soon(one)
     assert len(answers) == 1000
     assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in answers)
+
+
+async def test_a_large_answer_reaches_a_slow_reader() -> None:
+    """An answer larger than the socket's buffer arrives whole when its reader takes its time."""
+    big = b"x" * 8_000_000
+
+    async def handle(_request: Request) -> Response:
+        return Response(200, big)
+
+    async with open_lane(handle=handle) as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        async with stream:
+            await stream.send_all(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            await trio.sleep(0.1)
+            answer = b"".join([data async for data in stream])
+    assert answer.endswith(b"\r\n\r\n" + big)
+
+
+async def test_who_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not read its answer holds its connection for a bounded time, and nobody else's."""
+    monkeypatch.setattr("sentinel.lane.SEND_SECONDS_MAX", 0.2)
+
+    async def handle(_request: Request) -> Response:
+        return Response(200, b"x" * 20_000_000)
+
+    async with open_lane(handle=handle) as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        async with stream:
+            await stream.send_all(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+            await trio.sleep(0.5)
+            received = 0
+            with pytest.raises(trio.BrokenResourceError):
+                while data := await stream.receive_some():
+                    received += len(data)
+                raise trio.BrokenResourceError  # an orderly end is as good as a reset
+    assert received < 20_000_000
