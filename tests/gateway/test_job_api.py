@@ -580,7 +580,7 @@ class TestEverywhere:
         answer = await broken.call("GET", "/v1/jobs")
         check_problem(answer, 500, "Internal error.")
         assert (await broken.call("GET", "/healthz")).status == 200
-        assert broken.gateway.requests.borrowed_tokens == 0
+        assert broken.gateway.in_flight == 0
 
     async def test_the_record_is_locked(self, api: Api, record: Record):
         """A write that the record does not take is 503 with Retry-After; reading goes on."""
