@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, Unavailable
+from sentinel.errors import Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, Intake
 from sentinel.job_api import JobApi
@@ -37,11 +37,13 @@ class Gateway:
 
     async def handle(self, request: Request) -> Response:
         """The answer to `request`; never raises for anything that a request can cause."""
-        if self.in_flight >= self.settings.requests_max:
+        if self.in_flight >= self.settings.requests_max and request.path != "/healthz":
             return problem(Unavailable("Too many requests at a time."))
         self.in_flight += 1
         try:
             return await self._route(request)
+        except Forged as error:
+            return problem(error).with_headers(("www-authenticate", "Bearer"))  # the API's: channels answer for themselves
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not reach the others; the operator gets everything
@@ -106,7 +108,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     reader = Store(open_record(settings.record, settings.ack_budget * RECORD_SHARE))
     with closing(writer.record), closing(reader.record):
         intake = Intake(writer, settings.ack_budget, settings.intake_max)
-        directory, watch = DirectoryFollower(reader), Watch(reader)
+        directory, watch = DirectoryFollower(reader), Watch(reader, settings.requests_max // 4)
         await directory.refresh()
         gateway = Gateway(
             settings=settings,

@@ -95,6 +95,19 @@ class GroupCommit(Generic[Item, Result]):
 
     async def run(self) -> None:
         """Write batches until `close` was called and all that was waiting is written. Runs in the owner's nursery."""
+        try:
+            await self._run()
+        finally:
+            self._closing = True
+            self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        """Nobody may wait for a writer that is gone: a shielded caller would wait for ever."""
+        for waiting in [*self._writing, *self._waiting]:
+            waiting.error = waiting.error or Unavailable("Sentinel is stopping.")
+            waiting.settle()
+
+    async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
             if self.seconds_max is not None:
                 nursery.start_soon(self._expire, self.seconds_max)
@@ -126,6 +139,11 @@ class GroupCommit(Generic[Item, Result]):
                 await self._write(batch)
                 self._writing = []
             await self._settle(batch)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
 
     def close(self) -> None:
         """Take nothing more; `run` returns when the rest is written."""

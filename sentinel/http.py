@@ -69,12 +69,10 @@ def problem(error: SentinelError) -> Response:
 
 
 def error_headers(error: SentinelError) -> Headers:
-    """The headers that an error asks for: Retry-After (seconds), Allow, WWW-Authenticate."""
+    """The headers that an error asks for: Retry-After (seconds), Allow."""
     headers: Headers = ()
     if error.retry_after_seconds is not None:
         headers += (("retry-after", str(error.retry_after_seconds)),)
     if isinstance(error, MethodNotAllowed):
         headers += (("allow", ", ".join(error.allowed)),)
-    if error.status == 401:
-        headers += (("www-authenticate", "Bearer"),)
     return headers

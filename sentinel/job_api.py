@@ -47,7 +47,7 @@ class JobApi:
         (created,) = await self.intake.accept([job])
         if not created:
             await self._check_same_body(job)
-        waited = await self._wait(request, job.id)
+        waited = await self._wait(request, job.id, tenant)
         document = _just_accepted(job)
         with suppress(Unavailable, NotFound):  # the job is committed; an error would make its sender post it again
             document = await self._document(await self._find(job.id, tenant))
@@ -60,7 +60,7 @@ class JobApi:
         """The job in whatever state it is; `Prefer: wait=N` waits for its end first."""
         tenant = self.directory.authenticate(request).tenant
         await self._find(job_id, tenant)
-        waited = await self._wait(request, job_id)
+        waited = await self._wait(request, job_id, tenant)
         return json_response(200, await self._document(await self._find(job_id, tenant)), *waited)
 
     async def cancel(self, request: Request, job_id: str, now: float) -> Response:
@@ -99,14 +99,14 @@ class JobApi:
         if kept is not None and kept.fingerprint != job.fingerprint:
             raise KeyReused(f"The Idempotency-Key was used for job {job.id} with a different body.")
 
-    async def _wait(self, request: Request, job_id: str) -> list[tuple[str, str]]:
+    async def _wait(self, request: Request, job_id: str, tenant: str) -> list[tuple[str, str]]:
         """Wait as the header `Prefer: wait=SECONDS` asks (RFC 7240, 4.3); the header that says it was done, or none."""
         asked = _WAIT.search(request.header("prefer").lower())
         if asked is None:
             return []
         seconds = min(int(asked[1]), WAIT_SECONDS_MAX)
-        await self.watch.wait_ended(job_id, seconds)
-        return [("preference-applied", f"wait={seconds}")]
+        waited = await self.watch.wait_ended(job_id, seconds, tenant)
+        return [("preference-applied", f"wait={seconds}")] if waited else []
 
     async def _filter(self, parameters: Mapping[str, str], tenant: str) -> JobFilter:
         if unknown := sorted(parameters.keys() - {"status", "channel", "external_id", "limit", "after"}):

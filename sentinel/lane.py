@@ -19,7 +19,7 @@ import attrs
 import httptools
 import trio
 
-from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow
+from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow, Unavailable
 from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response, problem
 from sentinel.logs import log
 
@@ -41,10 +41,11 @@ HandOver = Callable[[trio.SocketStream, bytes], Awaitable[None]]
 
 @attrs.frozen
 class Limits:
-    """What one request may take: bytes and seconds of its body."""
+    """What one request may take: bytes and seconds of its body; and the bytes of all bodies that are on their way at a time."""
 
     body_bytes: int
     body_seconds: float
+    all_bodies_bytes: int = 67_108_864
 
 
 @attrs.define(eq=False)
@@ -55,6 +56,7 @@ class Lane:
     hand_over: HandOver
     limits: Limits
     closing: bool = attrs.field(default=False, init=False)
+    bodies_bytes: int = attrs.field(default=0, init=False)
     _receiving: set[_Connection] = attrs.field(factory=set)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -125,7 +127,18 @@ class _Connection:
         self._lane = lane
         self._socket = connection
         self._receiving = receiving
-        self._reader = _Reader(lane.limits)
+        self._reader = _Reader(lane.limits, self._may_hold)
+        self._held_bytes = 0
+
+    def _may_hold(self, size: int) -> bool:
+        """Count so many more bytes of a body; False if all connections together hold too many already."""
+        self._held_bytes += size
+        self._lane.bodies_bytes += size
+        return self._lane.bodies_bytes <= self._lane.limits.all_bodies_bytes
+
+    def _let_go(self) -> None:
+        self._lane.bodies_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     @property
     def is_idle(self) -> bool:
@@ -138,6 +151,12 @@ class _Connection:
 
     async def run(self) -> None:
         """Read and answer until one side has had enough."""
+        try:
+            await self._run()
+        finally:
+            self._let_go()
+
+    async def _run(self) -> None:
         reader = self._reader
         seen = (reader.phase, reader.begun)
         while data := await self._receive():
@@ -179,6 +198,8 @@ class _Connection:
             if not keep:
                 await self._linger()
                 return False
+            if not reader.requests and reader.phase == "idle":
+                self._let_go()
             if reader.requests:
                 await trio.lowlevel.checkpoint()  # many small requests in one packet take their turn with the other connections
         if reader.error is not None:
@@ -234,12 +255,13 @@ async def _receive_some(connection: socket.socket) -> bytes:
 class _Reader:
     """llhttp's events made into requests. `error` is set by the first thing that is wrong; nothing is read after it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, may_hold: Callable[[int], bool] = lambda _size: True) -> None:
         self.requests: deque[tuple[Request, bool]] = deque()
         self.error: SentinelError | None = None
         self.continue_wanted = False
         self.phase = "idle"
         self._limits = limits
+        self._may_hold = may_hold
         self._parser = httptools.HttpRequestParser(self)
         self.begun = 0
 
@@ -309,6 +331,8 @@ class _Reader:
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes:
             self._fail(self._too_large())
+        elif self.error is None and not self._may_hold(len(body)):
+            self._fail(Unavailable("Too many bodies are on their way."))
         elif self.error is None:
             self._body.append(body)
         self.continue_wanted = False

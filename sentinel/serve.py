@@ -36,7 +36,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
         opened.callback(timer.cancel)
         async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
             behind = HandOver(Application(gateway), config)
-            lane = Lane(gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max))
+            lane = Lane(
+                gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max, settings.bodies_bytes_max)
+            )
             for listener in listeners:
                 listener.listen(BACKLOG)
             nursery.start_soon(lane.run, listeners)

@@ -81,6 +81,9 @@ class Settings:
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"
     )
     body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes, at least 1", "larger request bodies get 413")
+    bodies_bytes_max: int = _setting(
+        67_108_864, _count, "a whole number of bytes, at least 1", "all bodies on their way; more get 503"
+    )
     body_seconds_max: float = _setting(
         10.0, _seconds, "seconds, more than 0 and at most 86400", "a body that takes longer to arrive gets 408"
     )

@@ -56,13 +56,14 @@ async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, c
     while not stopping.is_set():
         started = trio.current_time()
         code = await _run(child, stopping, stop_seconds)
-        if first and code == MISCONFIGURED:
+        steady = trio.current_time() - started > STEADY_SECONDS
+        if first and not steady and code == MISCONFIGURED:
             codes.append(code)
             stopping.set()
         if stopping.is_set():
             return
         first = False
-        pause = RESTART_FIRST_SECONDS if trio.current_time() - started > STEADY_SECONDS else min(pause * 2, RESTART_SECONDS_MAX)
+        pause = RESTART_FIRST_SECONDS if steady else min(pause * 2, RESTART_SECONDS_MAX)
         log.error("process.died", process=child.name, code=code, restart_seconds=pause)
         with trio.move_on_after(pause):
             await stopping.wait()

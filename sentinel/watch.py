@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import attrs
 import trio
@@ -19,11 +19,28 @@ class Watch:
     """Who waits for which job. Waiting is by looking, so it works across processes and with every record."""
 
     store: Store
+    waiting_max: int = 500
+    _callers: Counter[str] = attrs.field(factory=Counter)
     _waiting: dict[str, set[trio.Event]] = attrs.field(factory=lambda: defaultdict(set))
     _someone: trio.Event = attrs.field(factory=trio.Event)
 
-    async def wait_ended(self, job_id: str, seconds: float) -> None:
-        """Return when the job has ended, or after `seconds`."""
+    async def wait_ended(self, job_id: str, seconds: float, tenant: str = "") -> bool:
+        """
+        Return when the job has ended, or after `seconds`.
+
+        False at once if too many wait: at most `waiting_max` in all and half of them for one tenant, so that waiting never shuts
+        out webhooks.
+        """
+        if self._callers.total() >= self.waiting_max or self._callers[tenant] >= max(1, self.waiting_max // 2):
+            return False
+        self._callers[tenant] += 1
+        try:
+            await self._wait(job_id, seconds)
+        finally:
+            self._callers[tenant] -= 1
+        return True
+
+    async def _wait(self, job_id: str, seconds: float) -> None:
         ended = trio.Event()
         self._waiting[job_id].add(ended)
         self._someone.set()

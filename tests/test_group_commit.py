@@ -274,3 +274,34 @@ class TestAbandoned:
             assert await commits.submit(2) == "result 2"
         assert ledger.late == [(1, "result 1")]
         assert ledger.late_errors == []
+
+
+async def test_nobody_waits_for_writers_that_are_gone() -> None:
+    """When the writers are cancelled, even shielded callers are told, and new ones are refused."""
+    release = threading.Event()
+    commits: GroupCommit[int, int] = GroupCommit(
+        lambda items: [release.wait(5) and item for item in items], trio.CapacityLimiter(1)
+    )
+    refused = 0
+
+    async def insist(item: int) -> None:
+        nonlocal refused
+        with trio.CancelScope(shield=True):
+            try:
+                await commits.submit(item)
+            except Unavailable:
+                refused += 1
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commits.run)
+            for item in range(3):
+                nursery.start_soon(insist, item)
+            await trio.sleep(0.05)
+            nursery.start_soon(insist, 99)
+            await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+            release.set()
+    assert refused >= 1
+    with pytest.raises(Unavailable):
+        await commits.submit(1)

@@ -249,3 +249,22 @@ async def test_who_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
                     received += len(data)
                 raise trio.BrokenResourceError  # an orderly end is as good as a reset
     assert received < 20_000_000
+
+
+async def test_all_bodies_together_are_bounded() -> None:
+    """When the bodies on their way hold too much memory, a further one gets 503 with Retry-After; it ends when they have gone."""
+    begun = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n" + b"x" * 800
+    async with open_lane(Limits(body_bytes=1000, body_seconds=5, all_bodies_bytes=1700)) as (lane, address):
+        first, second = await trio.open_tcp_stream(*address), await trio.open_tcp_stream(*address)
+        await first.send_all(begun)
+        await second.send_all(begun)
+        await trio.sleep(0.05)
+        refused = await exchange(address, begun)
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after" in refused
+        await first.send_all(b"x" * 100)
+        assert (await first.receive_some()).startswith(b"HTTP/1.1 200 ")
+        await second.aclose()
+        await trio.sleep(0.05)
+        assert lane.bodies_bytes == 0
+        await first.aclose()

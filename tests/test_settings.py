@@ -23,6 +23,7 @@ EXAMPLES = {
     ),
     "ack_budget": ("0.5", 0.5, SECONDS),
     "body_bytes_max": ("1000", 1000, COUNTS),
+    "bodies_bytes_max": ("1000", 1000, COUNTS),
     "body_seconds_max": ("3", 3.0, SECONDS),
     "requests_max": ("7", 7, COUNTS),
     "intake_max": ("7", 7, COUNTS),

@@ -51,6 +51,8 @@ class Callbacks:
 
     async def _bring(self, callback: Callback) -> None:
         job = await self.store.call(self.store.record.find_job, callback.job_id)
+        if job is not None and not job.state.ended:
+            return  # a person put it back into the queue; its next ending opens a callback of its own
         verdict = await self._send(callback, job) if job else Verdict(Outcome.FAILED, "the job is gone")
         state, next_at = {Outcome.SENT: "delivered", Outcome.FAILED: "failed"}.get(verdict.outcome, "pending"), None
         if state == "pending":

@@ -39,7 +39,7 @@ async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
     Submit until the record takes it, for what must not be forgotten once it has happened; nothing from outside interrupts.
 
     Raises:
-        Unavailable: the record did not take it for WRITE_SECONDS_MAX.
+        Unavailable: the record did not take it for WRITE_SECONDS_MAX, or the group was closed.
     """
     deadline = trio.current_time() + WRITE_SECONDS_MAX
     while True:
@@ -48,7 +48,7 @@ async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
                 return await group.submit(item)
             except Unavailable as error:
                 log.warning("worker.write_failed", reason=error.detail)
-                if trio.current_time() > deadline:
+                if trio.current_time() > deadline or group.closed:
                     raise
             await trio.sleep(WRITE_AGAIN_SECONDS)
 

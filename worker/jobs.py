@@ -11,7 +11,7 @@ import time
 import attrs
 import trio
 
-from sentinel.errors import GenerationFailed, Unavailable
+from sentinel.errors import GenerationFailed, SentinelError, Unavailable
 from sentinel.logs import log
 from sentinel.model import Claim, State
 from sentinel.records import Ending, Reply, Store
@@ -25,6 +25,11 @@ from worker.presence import Presence, Running, Stopped
 
 IDLE_SECONDS = 0.02
 DELIVERIES_MAX = 64
+_EVENTS = {True: "job.ended", False: "job.postponed"}
+
+
+class GenerationTimeout(SentinelError):
+    """The generation took too long."""
 
 
 @attrs.define(eq=False)
@@ -61,7 +66,7 @@ class Jobs:
         while True:
             count = await self._reserve()
             try:
-                claims = await self.store.call(self.store.record.claim, self.presence.worker, count, time.time())
+                claims = await self.store.call(self._claim, count)
             except Unavailable as error:
                 log.warning("worker.claim_failed", reason=error.detail)
                 claims = []
@@ -72,6 +77,10 @@ class Jobs:
             self._give_back(count - len(claims))
             if not claims:
                 await trio.sleep(IDLE_SECONDS)
+
+    def _claim(self, count: int) -> list[Claim]:
+        """Claim, in the record's thread, by the time when its turn has come."""
+        return self.store.record.claim(self.presence.worker, count, time.time())
 
     async def _reserve(self) -> int:
         """Wait for a free slot; take it and all others that are free, each with its place among the jobs under way."""
@@ -106,6 +115,8 @@ class Jobs:
             running.stopped = Stopped.LEASE_LOST
         except Unavailable as error:
             ending = _again(claim, error.detail, uncount=True)
+        except GenerationTimeout as error:
+            ending = _again(claim, error.detail)
         except GenerationFailed as error:
             ending = Ending(claim.job.id, claim.lease_token, State.FAILED, error.detail)
         except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
@@ -135,8 +146,10 @@ class Jobs:
         def progress(tokens: int, _piece: str) -> None:
             running.progress = min(0.99, tokens / prompt.tokens_max)
 
-        with trio.fail_after(self.settings.generation_seconds_max):
+        with trio.move_on_after(self.settings.generation_seconds_max) as patience:
             generation = await self.engine.generate(prompt, progress)
+        if patience.cancelled_caught:
+            raise GenerationTimeout
         parts = self.delivery.parts(claim.job, generation.text)
         if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
             raise LeaseLost
@@ -152,7 +165,8 @@ class Jobs:
         except Unavailable:
             log.error("job.ending_unwritten", job=ending.job_id, state=ending.state)
             return
-        log.info("job.ended" if written else "job.lease_lost", job=ending.job_id, state=ending.state, error=ending.error)
+        event = _EVENTS[ending.state.ended] if written else "job.lease_lost"
+        log.info(event, job=ending.job_id, state=ending.state, error=ending.error)
 
 
 def _stopped_ending(running: Running) -> Ending | None:

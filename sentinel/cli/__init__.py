@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sentinel import __version__
 from sentinel.cli import demo, doctor, jobs, keys, processes, sources, tenants
-from sentinel.errors import SentinelError
+from sentinel.errors import BadInput, Conflict, NotFound, SentinelError, SettingsError
 from sentinel.logs import configure_logs
 from sentinel.settings import load_settings, unknown_variables
 
@@ -25,8 +25,11 @@ Settings come from SENTINEL_... environment variables and from sentinel.toml; do
 """
 
 
+CALLERS_FAULTS = (SettingsError, BadInput, NotFound, Conflict)  # what the same command would meet again
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 done, 1 the answer is no, 2 the command or a setting is wrong, 130 interrupted."""
+    """Run one command and exit: 0 done, 1 no or not now, 2 the command or a setting is wrong, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings(os.environ)
@@ -50,7 +53,7 @@ def _explain(error: BaseException) -> int:
     if not isinstance(error, SentinelError):
         raise error
     print(f"sentinel: {error.detail}", file=sys.stderr)
-    return 2
+    return 2 if isinstance(error, CALLERS_FAULTS) else 1
 
 
 def _parser() -> argparse.ArgumentParser:

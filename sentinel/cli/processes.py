@@ -6,11 +6,13 @@ import argparse
 import gc
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import trio
 
+from sentinel.errors import Unavailable
 from sentinel.records import open_record
 from sentinel.settings import Settings, environment_name
 from sentinel.supervisor import Child, supervise
@@ -32,7 +34,8 @@ def add_commands(commands: Any) -> None:
 
 def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     """Gateway and worker as two processes under this one."""
-    open_record(settings.record).close()  # the schema first, so that the two do not race for it, and trouble is said at once
+    with suppress(Unavailable):  # the schema first, so that the two do not race for it; a record that is locked now may not be soon
+        open_record(settings.record).close()
     children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 

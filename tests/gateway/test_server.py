@@ -348,20 +348,37 @@ class TestClients:
         assert [answer.status for answer in answers] == [200] * 500
         assert len({answer.headers["sentinel-job-id"] for answer in answers}) == count_jobs() == 500
 
-    async def test_more_than_can_be_handled(self, start_server: StartServer, key: str):
-        """A request above the limit gets 503 with Retry-After at once, and the next is served when one has ended."""
+    async def test_more_than_can_be_handled(
+        self, start_server: StartServer, record: Record, sources: Mapping[str, Source], count_jobs: CountJobs
+    ):
+        """A request above the limit gets 503 with Retry-After at once, /healthz does not, and later ones are served again."""
         server = await start_server(requests_max=2)
-        created = await server.exchange(job_post(key, job_body(50)))
-        look = http("GET", created.json["status_url"], f"Authorization: Bearer {key}", "Prefer: wait=1")
         async with server.connected() as one, server.connected() as other:
-            await one.send(look)
-            await other.send(look)
-            await trio.sleep(0.3)
-            refused = await server.exchange(http("GET", "/healthz"))
-            assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
-            assert int(refused.headers["retry-after"]) > 0
+            with record._transaction():  # so that the two wait for their commit
+                await one.send(webhook(sources, 1))
+                await other.send(webhook(sources, 2))
+                await trio.sleep(0.2)
+                refused = await server.exchange(webhook(sources, 3))
+                assert (refused.status, refused.headers["content-type"]) == (503, "application/problem+json")
+                assert int(refused.headers["retry-after"]) > 0
+                assert (await server.exchange(http("GET", "/healthz"))).status == 200
             assert [(await wire.answer()).status for wire in (one, other)] == [200, 200]
+        assert count_jobs() == 2
         assert await server.lives()
+
+    async def test_waiting_shuts_nobody_out(self, start_server: StartServer, key: str, sources: Mapping[str, Source]):
+        """Callers who wait for a job have a limit of their own: above it they are answered at once, and webhooks are taken."""
+        server = await start_server(requests_max=8)
+        created = await server.exchange(job_post(key, job_body(50)))
+        look = http("GET", created.json["status_url"], f"Authorization: Bearer {key}", "Prefer: wait=2")
+        async with server.connected() as one:
+            await one.send(look)
+            await trio.sleep(0.2)
+            with trio.fail_after(1):
+                at_once = await server.exchange(look)
+                assert (at_once.status, "preference-applied" in at_once.headers) == (200, False)
+                assert (await server.exchange(webhook(sources))).status == 200
+            assert "preference-applied" in (await one.answer()).headers
 
 
 class TestEnd:

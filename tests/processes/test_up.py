@@ -175,6 +175,33 @@ async def test_a_busy_address_is_said_and_ends_it(tmp_path: Path) -> None:
         await running.post(running.request("telegram", 1, "the first lives on"))
 
 
+async def test_a_worker_declared_dead_is_replaced(tmp_path: Path) -> None:
+    """A worker that the record has given up ends, another takes its place, and the gateway never stops."""
+    async with running_sentinel(tmp_path) as running:
+        (first,) = running.record.workers()
+        gateway = running.children()["serve"]
+        running.record.bury(first.id, time.time())
+        with trio.fail_after(20):
+            while not [worker for worker in running.record.workers() if worker.status == "ready"]:
+                await trio.sleep(0.1)
+        ack = await running.post(running.request("telegram", 1, "hello"))
+        await running.wait_all_ended([ack.job_id], 10)
+        assert running.children()["serve"] == gateway
+
+
+async def test_a_record_that_is_locked_at_the_start_delays_it_only(tmp_path: Path) -> None:
+    """A record that another program locks while Sentinel starts is waited for."""
+    async with running_sentinel(tmp_path, ready=False) as running:
+        await stop(running.process)
+        locker = sqlite3.connect(running.settings.record.partition(":")[2], isolation_level=None)
+        locker.execute("BEGIN IMMEDIATE")
+        running.process = await start(running.settings, running.log, "up")
+        await trio.sleep(12)
+        locker.execute("ROLLBACK")
+        locker.close()
+        assert await wait_ready(running.settings, 30) is None
+
+
 async def test_children_end_with_their_supervisor(tmp_path: Path) -> None:
     """When the supervisor is killed, gateway and worker stop by themselves."""
     async with running_sentinel(tmp_path) as running:
