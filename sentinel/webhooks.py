@@ -45,6 +45,8 @@ class Webhooks:
         proof = channel.verify(request, source, now)
         received = channel.parse(request, source)
         answer = received.answer or channel.acknowledge(source)
+        if received.ignored:
+            log.info("webhook.ignored", channel=source.channel, source=source.name, items=received.ignored)
         if not received.events:
             return answer
         jobs = [_new_job(event, source, proof, request, now) for event in received.events]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 
 import attrs
 import trio
@@ -23,31 +24,50 @@ from sentinel.records import Callback, Store
 from sentinel.retry import callback_delay_seconds
 
 LOOK_SECONDS = 0.1
-AT_A_TIME = 16
+AT_A_TIME = 64
+AT_A_TIME_PER_TENANT = 16
 
 
 @attrs.frozen(eq=False)
 class Callbacks:
-    """Sends the callbacks that are due."""
+    """Sends the callbacks that are due. `under_way` counts them by tenant: one with a dead receiver waits for itself only."""
 
     store: Store
     directory: DirectoryFollower
     outbound: Outbound
+    under_way: Counter[str] = attrs.field(factory=Counter)
 
     async def run(self) -> None:
         """Send for ever. Belongs in the worker's nursery."""
-        while True:
-            try:
-                lease_seconds = self.outbound.seconds_max * 2
-                due = await self.store.call(self.store.record.claim_callbacks, AT_A_TIME, lease_seconds, time.time())
-                async with trio.open_nursery() as nursery:
-                    for callback in due:
-                        nursery.start_soon(self._bring, callback)
-            except* Unavailable as errors:
-                log.warning("callbacks.record_unavailable", reason=repr(errors.exceptions[0])[:200])
-                due = []
-            if not due:
-                await trio.sleep(LOOK_SECONDS)
+        async with trio.open_nursery() as nursery:
+            while True:
+                due = await self._claim()
+                for callback in due:
+                    self.under_way[callback.tenant] += 1
+                    nursery.start_soon(self._bring_one, callback)
+                if not due:
+                    await trio.sleep(LOOK_SECONDS)
+
+    async def _claim(self) -> list[Callback]:
+        free = AT_A_TIME - self.under_way.total()
+        busy = [tenant for tenant, count in self.under_way.items() if count >= AT_A_TIME_PER_TENANT]
+        if not free:
+            return []
+        try:
+            # Each is sent at once and within its deadline, so twice that is lease enough.
+            lease_seconds = self.outbound.seconds_max * 2
+            return await self.store.call(self.store.record.claim_callbacks, free, lease_seconds, time.time(), busy)
+        except Unavailable as error:
+            log.warning("callbacks.record_unavailable", reason=error.detail)
+            return []
+
+    async def _bring_one(self, callback: Callback) -> None:
+        try:
+            await self._bring(callback)
+        except Unavailable as error:  # the lease runs out, and the callback is sent again
+            log.warning("callback.unsettled", job=callback.job_id, reason=error.detail)
+        finally:
+            self.under_way[callback.tenant] -= 1
 
     async def _bring(self, callback: Callback) -> None:
         job = await self.store.call(self.store.record.find_job, callback.job_id)

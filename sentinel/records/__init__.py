@@ -17,6 +17,7 @@ from sentinel.model import Claim, Job, Key, NewJob, Source, State
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
+CALLBACKS_PER_TENANT = 8  # in one claim; so that one tenant's dead receiver does not hold up the others
 
 T = TypeVar("T")
 
@@ -228,8 +229,12 @@ class Record(Protocol):
     def workers(self) -> list[Worker]:
         """The workers that have not been declared dead."""
 
-    def claim_callbacks(self, count: int, lease_seconds: float, now: float) -> list[Callback]:
-        """Callbacks that are due; each is back in the queue after `lease_seconds` unless settled."""
+    def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
+        """
+        Callbacks that are due, none of a `busy` tenant and at most CALLBACKS_PER_TENANT of any.
+
+        Each is back in the queue after `lease_seconds` unless settled.
+        """
 
     def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
         """Write what came of a callback (`delivered`, `failed`, or `pending` until `next_at`); False for a lost lease."""

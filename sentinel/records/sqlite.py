@@ -22,6 +22,7 @@ from sentinel.errors import Unavailable
 from sentinel.model import Claim, Job, Key, NewJob, Source, State
 from sentinel.processes import is_gone
 from sentinel.records import (
+    CALLBACKS_PER_TENANT,
     LEASE_SECONDS,
     RESCUES_MAX,
     Callback,
@@ -256,12 +257,13 @@ class SqliteRecord:
             if not is_gone(row["process"])
         ]
 
-    def claim_callbacks(self, count: int, lease_seconds: float, now: float) -> list[Callback]:
+    def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
         if not self._first("callback_due", now=now):
             return []
         with self._transaction():
             token = uuid.uuid4().hex
-            rows = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, limit=count)
+            share = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "busy": _encode(busy)}
+            rows = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **share)
         return [Callback(**row) for row in rows]
 
     def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:

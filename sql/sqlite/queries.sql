@@ -185,7 +185,11 @@ SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
 
 -- name: claim_callbacks
 UPDATE callbacks SET lease_token = :token, next_at = :lease_until, attempts = attempts + 1
-WHERE job_id IN (SELECT job_id FROM callbacks WHERE state = 'pending' AND next_at <= :now ORDER BY next_at LIMIT :limit)
+WHERE job_id IN (
+    SELECT job_id FROM (
+        SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY next_at) AS place FROM callbacks
+        WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT value FROM json_each(:busy)))
+    WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
 RETURNING job_id, tenant, url, attempts, lease_token
 
 -- name: settle_callback

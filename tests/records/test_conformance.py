@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sentinel.model import Claim, Key, Source, State
 from sentinel.processes import process_name
 from sentinel.records import (
+    CALLBACKS_PER_TENANT,
     LEASE_SECONDS,
     RESCUES_MAX,
     CallbackState,
@@ -734,6 +735,14 @@ class TestCallbacks:
         ids = [end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK) for _ in range(3)]
         claimed = [callback.job_id for _ in range(2) for callback in bench.record.claim_callbacks(2, 30, NOW)]
         assert sorted(claimed) == sorted(ids)
+
+    def test_no_tenant_takes_all(self, bench, dead_process):
+        """A claim holds a bounded share of one tenant's callbacks, and none of a busy one's."""
+        for _ in range(CALLBACKS_PER_TENANT + 2):
+            end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        assert bench.record.claim_callbacks(99, 30, NOW, [TENANT]) == []
+        assert len(bench.record.claim_callbacks(99, 30, NOW)) == CALLBACKS_PER_TENANT
+        assert len(bench.record.claim_callbacks(99, 30, NOW)) == 2
 
     def test_a_retry_opens_a_new_one(self, bench, dead_process):
         """A job that is retried tells its caller again when it ends again."""

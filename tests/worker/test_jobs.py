@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -409,3 +410,22 @@ async def test_what_was_sent_is_noted_when_the_record_can_be_written_again(senti
 
     assert job.state is State.SUCCEEDED
     assert len(sentinel.stand_in.deliveries) == 1
+
+
+async def test_a_dead_receiver_holds_up_its_own_tenant_only(sentinel: Sentinel) -> None:
+    """While one tenant's receiver never answers many callbacks, another tenant's callback arrives at once."""
+    silent = socket.create_server(("127.0.0.1", 0), backlog=200)
+    sentinel.record.add_tenant("unlucky", time.time())
+    for tenant in ("unlucky", "demo"):
+        sentinel.record.allow_network(tenant, "127.0.0.1/32")
+    stuck = [api_job(callback_url=f"http://127.0.0.1:{silent.getsockname()[1]}/") for _ in range(60)]
+    sentinel.record.accept([attrs.evolve(job, tenant="unlucky") for job in stuck], time.time())
+    async with sentinel.working(model="fake:0", slots=64, send_seconds_max=5.0):
+        for job in stuck:
+            await sentinel.wait_for(job.id, ended)
+        await trio.sleep(0.5)
+        lucky = api_job(callback_url=sentinel.stand_in.base("caller"))
+        sentinel.record.accept([lucky], time.time())
+        with trio.fail_after(2):
+            await wait_for_callback(sentinel, lucky.id, "delivered")
+    silent.close()
