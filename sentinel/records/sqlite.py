@@ -17,7 +17,6 @@ from typing import Any
 
 import attrs
 
-from sentinel import payload
 from sentinel.errors import Unavailable
 from sentinel.model import Claim, Job, Key, NewJob, Source, State
 from sentinel.processes import is_gone
@@ -37,12 +36,11 @@ from sentinel.records import (
     Reply,
     Step,
     Worker,
+    rows,
 )
 from sentinel.records.queries import load_migrations, load_queries
 
 _SQL = load_queries("sqlite")
-_JOB_DOCUMENTS = ("input", "reply_to", "options", "result")
-_JOB_FIELDS = tuple(field.name for field in attrs.fields(Job))
 _PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
 # Not the store's trouble but the caller's: to try the same again would not help.
 _CALLERS_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -91,32 +89,32 @@ class SqliteRecord:
         for job in jobs:
             first.setdefault(job.id, job)
         with self._transaction():
-            known = set(_decode(self._one("known", ids=_encode(list(first)))["ids"]))
-            rows = [_job_row(job) for job in first.values() if job.id not in known]
-            if rows:
-                self._run("accept", rows=_encode(rows), now=now)
+            known = set(rows.decode(self._one("known", ids=rows.encode(list(first)))["ids"]))
+            new = [rows.job_row(job) for job in first.values() if job.id not in known]
+            if new:
+                self._run("accept", rows=rows.encode(new), now=now)
         created = {job_id: job_id not in known for job_id in first}
         return [created.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
 
     def withdraw(self, ids: Sequence[str]) -> int:
         with self._transaction():
-            return self._run("withdraw", ids=_encode(ids)).rowcount
+            return self._run("withdraw", ids=rows.encode(ids)).rowcount
 
     # Reading and steering
 
     def find_job(self, job_id: str, tenant: str | None = None) -> Job | None:
         row = self._first("find_job", id=job_id, tenant=tenant)
-        return _job(row) if row else None
+        return rows.job(row) if row else None
 
     def list_jobs(self, wanted: JobFilter) -> list[Job]:
-        values = attrs.asdict(wanted) | {"states": _encode(wanted.states) if wanted.states is not None else None}
-        return [_job(row) for row in self._all("list_jobs_called" if wanted.external_id is not None else "list_jobs", **values)]
+        values = attrs.asdict(wanted) | {"states": rows.encode(wanted.states) if wanted.states is not None else None}
+        return [rows.job(row) for row in self._all("list_jobs_called" if wanted.external_id is not None else "list_jobs", **values)]
 
     def queue_position(self, job: Job) -> int:
         return int(self._one("queue_position", priority=job.priority, sequence=job.sequence)["ahead"])
 
     def ended(self, ids: Sequence[str]) -> set[str]:
-        return {row["id"] for row in self._all("ended", ids=_encode(ids))}
+        return {row["id"] for row in self._all("ended", ids=rows.encode(ids))}
 
     def story(self, job_id: str) -> list[Step]:
         return [Step(**row) for row in self._all("story", id=job_id)]
@@ -160,8 +158,8 @@ class SqliteRecord:
             return bool(self._run("see_worker", worker=worker, slots=slots, status=status, now=now).rowcount)
 
     def leases(self, worker: int) -> list[Lease]:
-        rows = self._all("leases", worker=worker)
-        return [Lease(row["id"], row["lease_token"], row["cancel_at"] is not None) for row in rows]
+        found = self._all("leases", worker=worker)
+        return [Lease(row["id"], row["lease_token"], row["cancel_at"] is not None) for row in found]
 
     def claim(self, worker: int, count: int, now: float) -> list[Claim]:
         if not self._first("anything_to_claim", now=now):  # looking takes no lock, so an idle worker is in nobody's way
@@ -174,20 +172,20 @@ class SqliteRecord:
             random.shuffle(tenants)  # when there are more tenants than free slots, chance is fair and needs no memory
             queues = ([row["id"] for row in self._all("claimable", tenant=tenant, limit=count)] for tenant in tenants)
             waiting = list(islice(filter(None, queues), count))
-            return [self._claim_one(job_id, worker, now) for job_id in _round_robin(waiting)[:count]]
+            return [self._claim_one(job_id, worker, now) for job_id in rows.round_robin(waiting)[:count]]
 
     def _claim_one(self, job_id: str, worker: int, now: float) -> Claim:
         token = uuid.uuid4().hex
         row = self._one("claim", id=job_id, worker=worker, token=token, now=now)
         self._step(job_id, "claimed", now, f"worker {worker}")
-        return Claim(_job(row), token)
+        return Claim(rows.job(row), token)
 
     def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
         with self._transaction():
             return [self._save_reply(reply, now) for reply in replies]
 
     def _save_reply(self, reply: Reply, now: float) -> bool:
-        if not self._run("save_reply", id=reply.job_id, token=reply.lease_token, result=_encode(reply.result)).rowcount:
+        if not self._run("save_reply", id=reply.job_id, token=reply.lease_token, result=rows.encode(reply.result)).rowcount:
             return False
         for number, text in enumerate(reply.parts, start=1):
             self._run("add_part", id=reply.job_id, part=number, text=text)
@@ -208,7 +206,7 @@ class SqliteRecord:
         if not self._run("settle_part", **values).rowcount:
             return True  # settled already: this is a write whose outcome was unknown, repeated
         if part.reply_to is not None:
-            self._run("set_reply_to", id=part.job_id, token=part.lease_token, reply_to=_encode(part.reply_to))
+            self._run("set_reply_to", id=part.job_id, token=part.lease_token, reply_to=rows.encode(part.reply_to))
         step = {"sent": "delivered", "failed": "delivery_refused"}.get(part.state, "delivery_postponed")
         self._step(part.job_id, step, now, f"part {part.number}" + (f": {part.reason}" if part.reason else ""))
         return True
@@ -220,7 +218,9 @@ class SqliteRecord:
     def _end(self, ending: Ending, now: float) -> bool:
         values = attrs.asdict(ending) | {"id": ending.job_id, "token": ending.lease_token, "now": now}
         written = self._first("finish" if ending.state.ended else "again", **values)
-        self._step(ending.job_id, _ending_step(ending, State(written["state"])) if written else "stale_finish", now, ending.error)
+        self._step(
+            ending.job_id, rows.ending_step(ending, State(written["state"])) if written else "stale_finish", now, ending.error
+        )
         self._run("open_callback", id=ending.job_id, now=now)
         return written is not None
 
@@ -262,9 +262,9 @@ class SqliteRecord:
             return []
         with self._transaction():
             token = uuid.uuid4().hex
-            share = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "busy": _encode(busy)}
-            rows = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **share)
-        return [Callback(**row) for row in rows]
+            share = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "busy": rows.encode(busy)}
+            claimed = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **share)
+        return [Callback(**row) for row in claimed]
 
     def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
         with self._transaction():
@@ -287,8 +287,10 @@ class SqliteRecord:
     def directory(self) -> Directory:
         with self._transaction("BEGIN"):
             tenants, networks = self._all("tenants"), self._all("networks")
-            sources = [Source(row["tenant"], row["channel"], row["name"], _decode(row["settings"])) for row in self._all("sources")]
-            keys = {row["hash"]: _key(row) for row in self._all("keys") if row["revoked_at"] is None}
+            sources = [
+                Source(row["tenant"], row["channel"], row["name"], rows.decode(row["settings"])) for row in self._all("sources")
+            ]
+            keys = {row["hash"]: rows.key(row) for row in self._all("keys") if row["revoked_at"] is None}
         return Directory(
             tenants=frozenset(row["name"] for row in tenants),
             sources={(source.channel, source.name): source for source in sources},
@@ -300,7 +302,7 @@ class SqliteRecord:
         )
 
     def keys(self) -> list[Key]:
-        return [_key(row) for row in self._all("keys")]
+        return [rows.key(row) for row in self._all("keys")]
 
     def add_tenant(self, name: str, now: float) -> bool:
         with self._transaction():
@@ -308,7 +310,7 @@ class SqliteRecord:
 
     def put_source(self, source: Source, now: float) -> bool:
         with self._transaction():
-            values = attrs.asdict(source, recurse=False) | {"settings": _encode(source.settings), "now": now}
+            values = attrs.asdict(source, recurse=False) | {"settings": rows.encode(source.settings), "now": now}
             return bool(self._run("put_source", **values).rowcount)
 
     def remove_source(self, source: Source) -> bool:
@@ -407,45 +409,3 @@ def _run_script(connection: sqlite3.Connection, script: str) -> None:
         if sqlite3.complete_statement(statement):
             connection.execute(statement)
             statement = ""
-
-
-def _ending_step(ending: Ending, state: State) -> str:
-    if state.ended:
-        return state
-    return "released" if ending.uncount else "retry_planned"
-
-
-def _round_robin(queues: list[list[str]]) -> list[str]:
-    """The first of each queue, then the second of each …"""
-    longest = max(map(len, queues), default=0)
-    return [queue[place] for place in range(longest) for queue in queues if place < len(queue)]
-
-
-def _encode(value: Any) -> str:
-    return payload.encode_json(value).decode()
-
-
-def _decode(text: str) -> Any:
-    return payload.decode_own_json(text)
-
-
-def _job_row(job: NewJob) -> list[Any]:
-    """The values of the statement `accept`, in its order."""
-    return [
-        job.id, job.tenant, job.channel, job.source, job.external_id, job.conversation, job.sender, job.priority, job.state,
-        job.received_at, job.last_error, job.verified_by, job.fingerprint, job.replay_of, _encode(job.reply_to),
-        _encode(job.options), _encode(job.input),
-    ]  # fmt: skip
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values: dict[str, Any] = {name: row[name] for name in _JOB_FIELDS}
-    for name in _JOB_DOCUMENTS:
-        values[name] = _decode(values[name]) if values[name] is not None else None
-    values["state"] = State(values["state"])
-    values["input"] = tuple(values["input"])
-    return Job(**values)
-
-
-def _key(row: sqlite3.Row) -> Key:
-    return Key(row["id"], row["tenant"], row["hint"], row["created_at"], row["revoked_at"])

@@ -1,0 +1,61 @@
+"""Between a store's rows and the nouns: the same for every dialect of SQL. No database here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from sentinel import payload
+from sentinel.model import Job, Key, NewJob, State
+from sentinel.records import Ending
+
+_DOCUMENTS = ("input", "reply_to", "options", "result")
+_FIELDS = tuple(field.name for field in attrs.fields(Job))
+
+
+def job_row(job: NewJob) -> list[Any]:
+    """The values of the statement `accept`, in its order."""
+    return [
+        job.id, job.tenant, job.channel, job.source, job.external_id, job.conversation, job.sender, job.priority, job.state,
+        job.received_at, job.last_error, job.verified_by, job.fingerprint, job.replay_of, encode(job.reply_to),
+        encode(job.options), encode(job.input),
+    ]  # fmt: skip
+
+
+def job(row: Any) -> Job:
+    """The job of a row that has its columns by name."""
+    values: dict[str, Any] = {name: row[name] for name in _FIELDS}
+    for name in _DOCUMENTS:
+        values[name] = decode(values[name]) if values[name] is not None else None
+    values["state"] = State(values["state"])
+    values["input"] = tuple(values["input"])
+    return Job(**values)
+
+
+def key(row: Any) -> Key:
+    """The key of a row."""
+    return Key(row["id"], row["tenant"], row["hint"], row["created_at"], row["revoked_at"])
+
+
+def ending_step(ending: Ending, state: State) -> str:
+    """The step that tells of an ending after which the job is in `state`."""
+    if state.ended:
+        return state
+    return "released" if ending.uncount else "retry_planned"
+
+
+def round_robin(queues: list[list[str]]) -> list[str]:
+    """The first of each queue, then the second of each …"""
+    longest = max(map(len, queues), default=0)
+    return [queue[place] for place in range(longest) for queue in queues if place < len(queue)]
+
+
+def encode(value: Any) -> str:
+    """A document as JSON text."""
+    return payload.encode_json(value).decode()
+
+
+def decode(text: str) -> Any:
+    """The document of JSON text that `encode` wrote."""
+    return payload.decode_own_json(text)
