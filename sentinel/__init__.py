@@ -3,15 +3,16 @@
 # The rooms, from the outside in; an arrow goes down this list, never up (tests/test_layout.py):
 #
 #   cli/                        commands and wiring, and nothing else
-#   serve.py asgi.py            from a socket to `Gateway.handle`
+#   demo.py stand_in.py supervisor.py   a round trip to look at; the platforms' stand-in; keeping processes alive
+#   serve.py lane.py asgi.py hypercorn_guard.py   from a socket to `Gateway.handle`: the fast lane, and Hypercorn behind it
 #   gateway.py                  routes; owns the gateway's background tasks
-#   webhooks.py job_api.py      the two things that a gateway does
+#   webhooks.py job_api.py job_request.py job_view.py   the two things that a gateway does
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
 #   channels/                   PLUG: one platform's rules per file, without I/O (shared/ is what several need alike)
 #   records/                    PLUG: one store per file, one conformance suite
 #   outbound.py                 the one place that opens a connection to the outside
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly
-#   settings.py logs.py processes.py payload.py http.py model.py errors.py   what all of them share
+#   settings.py logs.py stop.py processes.py payload.py http.py model.py errors.py   what all of them share
 #
 #   worker/ (its own top-level package) imports from here; nothing here imports it.
 

@@ -82,7 +82,7 @@ def _callback_url(given: Any) -> str | None:
     except ValueError:
         valid = False
     if not valid:
-        raise BadInput("callback_url must be an absolute https URL without a user name.")
+        raise BadInput("callback_url must be an absolute https URL (http only into an allowed network) without a user name.")
     return given
 
 
