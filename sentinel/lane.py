@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -41,11 +42,12 @@ HandOver = Callable[[trio.SocketStream, bytes], Awaitable[None]]
 
 @attrs.frozen
 class Limits:
-    """What one request may take: bytes and seconds of its body; and the bytes of all bodies that are on their way at a time."""
+    """What one request may take: bytes and seconds of its body; and all at a time: bytes of bodies on their way, connections."""
 
     body_bytes: int
     body_seconds: float
     all_bodies_bytes: int = 67_108_864
+    connections: int = 15_000
 
 
 @attrs.define(eq=False)
@@ -57,6 +59,7 @@ class Lane:
     limits: Limits
     closing: bool = attrs.field(default=False, init=False)
     bodies_bytes: int = attrs.field(default=0, init=False)
+    connections: int = attrs.field(default=0, init=False)
     _receiving: set[_Connection] = attrs.field(factory=set)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -97,6 +100,10 @@ class Lane:
                 while True:
                     accepted, _address = listener.accept()
                     accepted.setblocking(False)
+                    if self.connections >= self.limits.connections:
+                        _turn_away(accepted)
+                        continue
+                    self.connections += 1
                     nursery.start_soon(self._serve, accepted)
             except BlockingIOError:
                 continue
@@ -117,6 +124,8 @@ class Lane:
                 return  # the other side is gone; there is nobody to tell
             except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
                 log.exception("connection.crashed", error=repr(error)[:200])
+            finally:
+                self.connections -= 1
 
 
 class _Connection:
@@ -232,6 +241,12 @@ class _Connection:
         with trio.move_on_after(LINGER_SECONDS_MAX):
             while await _receive_some(self._socket):
                 pass
+
+
+def _turn_away(accepted: socket.socket) -> None:
+    """Answer 503 without reading, as far as that goes at once, and close."""
+    with accepted, suppress(OSError):
+        accepted.send(_encode(problem(Unavailable("Too many connections.")), keep=False))
 
 
 def _send_some(connection: socket.socket, data: memoryview) -> memoryview:

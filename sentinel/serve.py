@@ -37,7 +37,9 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
         async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
             behind = HandOver(Application(gateway), config)
             lane = Lane(
-                gateway.handle, behind.serve, Limits(settings.body_bytes_max, settings.body_seconds_max, settings.bodies_bytes_max)
+                gateway.handle,
+                behind.serve,
+                Limits(settings.body_bytes_max, settings.body_seconds_max, settings.bodies_bytes_max, settings.connections_max),
             )
             for listener in listeners:
                 listener.listen(BACKLOG)

@@ -80,6 +80,7 @@ class Settings:
     ack_budget: float = _setting(
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"
     )
+    connections_max: int = _setting(15_000, _count, "a whole number, at least 1", "connections at a time; more get 503")
     body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes, at least 1", "larger request bodies get 413")
     bodies_bytes_max: int = _setting(
         67_108_864, _count, "a whole number of bytes, at least 1", "all bodies on their way; more get 503"

@@ -268,3 +268,18 @@ async def test_all_bodies_together_are_bounded() -> None:
         await trio.sleep(0.05)
         assert lane.bodies_bytes == 0
         await first.aclose()
+
+
+async def test_connections_are_bounded() -> None:
+    """A connection above the limit gets 503 at once, and a later one is served when another has gone."""
+    async with open_lane(Limits(body_bytes=1000, body_seconds=5, connections=2)) as (lane, address):
+        first, second = await trio.open_tcp_stream(*address), await trio.open_tcp_stream(*address)
+        await trio.sleep(0.05)
+        third = await trio.open_tcp_stream(*address)
+        with trio.fail_after(2):
+            assert (await third.receive_some()).startswith(b"HTTP/1.1 503 ")
+        for stream in (first, second, third):
+            await stream.aclose()
+        await trio.sleep(0.05)
+        assert lane.connections == 0
+        assert b" 200 " in await exchange(address, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

@@ -22,6 +22,7 @@ EXAMPLES = {
         ("8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "unix:", "fd://", "a:\xb2"),
     ),
     "ack_budget": ("0.5", 0.5, SECONDS),
+    "connections_max": ("1000", 1000, COUNTS),
     "body_bytes_max": ("1000", 1000, COUNTS),
     "bodies_bytes_max": ("1000", 1000, COUNTS),
     "body_seconds_max": ("3", 3.0, SECONDS),

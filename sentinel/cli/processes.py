@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import resource
 import sys
 from contextlib import suppress
 from functools import partial
@@ -46,6 +47,7 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
 
     processes = options.processes or settings.processes
     if options.one or processes == 1:
+        allow_descriptors()
         calm_garbage_collector()
         trio.run(serve, settings)
         return 0
@@ -54,6 +56,12 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
         Child(f"serve {number}", [sys.executable, "-m", "sentinel", "serve", "--one"]) for number in range(1, processes + 1)
     ]
     return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files as the system lets it: a connection is one, and a soft limit of 1,024 is usual."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def calm_garbage_collector() -> None:
