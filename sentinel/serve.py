@@ -14,8 +14,9 @@ from hypercorn.config import Config
 from sentinel.asgi import Application
 from sentinel.errors import SettingsError
 from sentinel.gateway import open_gateway
+from sentinel.http1 import Limits
 from sentinel.hypercorn_guard import HandOver
-from sentinel.lane import Lane, Limits
+from sentinel.lane import Lane
 from sentinel.logs import log
 from sentinel.settings import Settings
 from sentinel.stop import stop_requested

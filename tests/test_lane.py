@@ -12,7 +12,8 @@ import trio
 
 from sentinel.errors import SentinelError
 from sentinel.http import Request, Response
-from sentinel.lane import Handle, Lane, Limits, _Reader
+from sentinel.http1 import Limits, Reader
+from sentinel.lane import Handle, Lane
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -21,7 +22,7 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def read(*pieces: bytes) -> tuple[list[Request], SentinelError | None]:
-    reader = _Reader(LIMITS)
+    reader = Reader(LIMITS)
     for piece in pieces:
         reader.feed(piece)
     return [request for request, _ in reader.requests], reader.error

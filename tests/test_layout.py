@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel", "sentinel.errors", "sentinel.model", "sentinel.logs", "sentinel.processes", "sentinel.retry", "sentinel.stop"),
     ("sentinel.payload", "sentinel.settings", "sentinel.standard_webhooks", "sentinel.edge", "sentinel.group_commit"),
     ("sentinel.http",),
+    ("sentinel.http1",),
     ("sentinel.channels", "sentinel.records", "sentinel.outbound"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
     ("sentinel.webhooks",),
@@ -30,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What may be imported where, besides the standard library, trio and attrs.
 HOMES = {
     "hypercorn": {"sentinel.serve", "sentinel.hypercorn_guard", "sentinel.stand_in"},
-    "httptools": {"sentinel.lane"},
+    "httptools": {"sentinel.http1"},
     "httpx2": {"sentinel.outbound"},
     "httpcore2": {"sentinel.outbound"},
     "msgspec": {"sentinel.payload"},

@@ -1,0 +1,180 @@
+"""HTTP/1.1 between bytes and values, without I/O: requests from what arrives, responses to what is sent, by llhttp.
+
+Takes what RFC 9112 allows and two readers cannot read differently, within limits; the rest becomes an error with its status.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from urllib.parse import unquote
+
+import attrs
+import httptools
+
+from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, Unavailable
+from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response
+
+_REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+@attrs.frozen
+class Limits:
+    """What one request may take: bytes and seconds of its body; and all at a time: bytes of bodies on their way, connections."""
+
+    body_bytes: int
+    body_seconds: float
+    all_bodies_bytes: int = 67_108_864
+    connections: int = 15_000
+
+
+class Reader:
+    """llhttp's events made into requests. `error` is set by the first thing that is wrong; nothing is read after it."""
+
+    def __init__(self, limits: Limits, may_hold: Callable[[int], bool] = lambda _size: True) -> None:
+        self.requests: deque[tuple[Request, bool]] = deque()
+        self.error: SentinelError | None = None
+        self.continue_wanted = False
+        self.phase = "idle"
+        self._limits = limits
+        self._may_hold = may_hold
+        self._parser = httptools.HttpRequestParser(self)
+        self.begun = 0
+
+    def feed(self, data: bytes) -> None:
+        """Read what arrived. Anything may come in; what is not HTTP/1.1 becomes `error`."""
+        if self.error is not None:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end_here()
+        except httptools.HttpParserError as error:
+            if str(error) == "Data after `Connection: close`":
+                return  # what comes behind the last request of a connection is nobody's
+            self.error = self.error or BadInput(f"The request is not valid HTTP/1.1 ({_reason(error)}).")
+
+    def _end_here(self) -> None:
+        """An Upgrade that we do not offer is answered as if it were not there (RFC 9110, 7.8), and the connection ends with it."""
+        if self.requests:
+            request, _ = self.requests.pop()
+            self.requests.append((request, False))
+        else:
+            self.error = self.error or BadInput("This server offers no upgrade.")
+
+    # llhttp's events
+
+    def on_message_begin(self) -> None:
+        self.begun += 1
+        self.phase = "head"
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._header_count = self._header_bytes = self._body_bytes = self._hosts = 0
+        self._body: list[bytes] = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > HEADER_BYTES_MAX:
+            self._fail(HeadersTooLarge("The URL is too long."))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.phase == "body":
+            return  # a trailer; nothing here reads trailers
+        self._header_count += 1
+        self._header_bytes += len(name) + len(value)
+        if self._header_count > HEADERS_MAX or self._header_bytes > HEADER_BYTES_MAX:
+            self._fail(HeadersTooLarge(f"At most {HEADERS_MAX} headers and {HEADER_BYTES_MAX} bytes of them are taken."))
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._hosts += key == "host"
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        self.phase = "body"
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._fail(BadInput("The HTTP version must be 1.0 or 1.1."))
+        elif self._hosts > 1 or (version == "1.1" and not self._hosts):
+            self._fail(BadInput("The request must have one Host header."))
+        elif self._headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            self._fail(BadInput("No transfer encoding but chunked is taken."))
+        elif int(self._headers.get("content-length", "0")[:20] or 0) > self._limits.body_bytes:
+            self._fail(self._too_large())
+        elif self._headers.get("expect", "").lower() == "100-continue" and version == "1.1":
+            self.continue_wanted = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.body_bytes:
+            self._fail(self._too_large())
+        elif self.error is None and not self._may_hold(len(body)):
+            self._fail(Unavailable("Too many bodies are on their way."))
+        elif self.error is None:
+            self._body.append(body)
+        self.continue_wanted = False
+
+    def on_message_complete(self) -> None:
+        self.phase = "idle"
+        self.continue_wanted = False
+        if self.error is not None:
+            return
+        path, _, query = self._url.decode("latin-1").partition("?")
+        path = unquote(_plain_path(path))
+        if not path.isprintable():
+            self._fail(BadInput("The path has control characters."))
+            return
+        method = self._parser.get_method().decode("ascii")
+        request = Request(method, path, query, self._headers, b"".join(self._body))
+        self.requests.append((request, self._parser.should_keep_alive()))
+
+    def _fail(self, error: SentinelError) -> None:
+        self.error = self.error or error
+        self._body.clear()
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self._limits.body_bytes} bytes.")
+
+
+def _plain_path(target: str) -> str:
+    """The path of a request target; an absolute one (RFC 9112, 3.2.2) loses its scheme and host."""
+    if target.startswith(("http://", "https://")):
+        return "/" + target.partition("://")[2].partition("/")[2]
+    return target
+
+
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _date_header() -> bytes:
+    """The Date header, made anew once a second."""
+    global _date  # noqa: PLW0603  a cache of one line, the same for every connection
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, f"date: {formatdate(now, usegmt=True)}\r\n".encode())
+    return _date[1]
+
+
+def encode_response(response: Response, *, keep: bool, head: bool = False) -> bytes:
+    """The response as bytes. Header values come from our own code; a line break in one would be a fault, and is refused."""
+    lines = [_REASONS[response.status], _date_header()]
+    for name, value in response.headers:
+        line = f"{name}: {value}\r\n"
+        if line.count("\n") != 1 or line.count("\r") != 1:
+            raise ValueError(f"the header {name} has a line break")
+        lines.append(line.encode("latin-1"))
+    lines.append(
+        b"content-length: %d\r\n" % len(response.body)
+        if keep
+        else b"content-length: %d\r\nconnection: close\r\n" % len(response.body)
+    )
+    lines.append(b"\r\n")
+    if not head:
+        lines.append(response.body)
+    return b"".join(lines)
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:80].replace("`", "'")
