@@ -83,6 +83,7 @@ class Callbacks:
         log.info("callback.settled", job=callback.job_id, state=state, attempts=callback.attempts, reason=verdict.reason)
 
     async def _send(self, callback: Callback, job: Job) -> Verdict:
+        await self.directory.refresh()  # a network that was allowed a moment ago must not be refused for good
         secret = self.directory.current.callback_secrets.get(callback.tenant) or await self._make_secret(callback.tenant)
         outgoing = build_callback(job, callback.url, secret, time.time())
         try:

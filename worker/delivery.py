@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 import trio
 
-from sentinel.channels import Channel, find_channel
+from sentinel.channels import find_channel
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import NotFound, RefusedAddress, SendFailed
 from sentinel.logs import log
-from sentinel.model import Claim, Job, Outcome, Source, State, Verdict
+from sentinel.model import API_CHANNEL, Claim, Job, Outcome, Source, State, Verdict
 from sentinel.outbound import Outbound
 from sentinel.records import Ending, Part, PartSettled, Store
 from sentinel.retry import DELIVERY_ATTEMPTS_MAX, backoff_seconds
@@ -33,13 +33,20 @@ class Delivery:
     outbound: Outbound
     commits: Commits
 
-    def source(self, job: Job) -> Source | None:
-        """The job's source, or None if it has none (a job of the API) or it was removed."""
-        return self.directory.current.sources.get((job.channel, job.source))
+    async def source(self, job: Job) -> Source | None:
+        """
+        The job's source; None for a job of the API, which has none. Raises NotFound if it was removed.
 
-    def parts(self, job: Job, text: str) -> list[str]:
+        The gateway may have heard of a new source before this worker did, so one that seems missing is looked up.
+        """
+        if job.channel == API_CHANNEL:
+            return None
+        if (job.channel, job.source) not in self.directory.current.sources:
+            await self.directory.refresh()
+        return self.directory.source(job.channel, job.source)
+
+    def parts(self, job: Job, source: Source | None, text: str) -> list[str]:
         """The reply cut for its channel; none where there is nowhere to send it and the caller asks for the job instead."""
-        source = self.source(job)
         if source is None:
             return []
         channel = find_channel(job.channel)
@@ -83,8 +90,8 @@ class Delivery:
 
     async def _exchange(self, job: Job, part: Part, reply_to: Mapping[str, Any]) -> Verdict:
         try:
-            channel, source = self._route(job)
-            outgoing = channel.send(source, reply_to, part.text, job.id, time.time())
+            source, channel = await self.source(job), find_channel(job.channel)
+            outgoing = channel.send(source, reply_to, part.text, job.id, time.time()) if source else None
             if outgoing is None:
                 return Verdict(Outcome.FAILED, "the source has nowhere to send to any more")
             answer = await self.outbound.send(outgoing)
@@ -95,12 +102,6 @@ class Delivery:
         except SendFailed as error:
             return Verdict(Outcome.RETRY, error.detail)
         return channel.judge(answer.status, answer.headers, answer.body, reply_to)
-
-    def _route(self, job: Job) -> tuple[Channel, Source]:
-        source = self.source(job)
-        if source is None:
-            raise NotFound("The job's source was removed.")
-        return find_channel(job.channel), source
 
 
 def _later(claim: Claim, part: Part, verdict: Verdict) -> Ending:

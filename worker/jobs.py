@@ -11,7 +11,7 @@ import time
 import attrs
 import trio
 
-from sentinel.errors import GenerationFailed, SentinelError, Unavailable
+from sentinel.errors import GenerationFailed, NotFound, SentinelError, Unavailable
 from sentinel.logs import log
 from sentinel.model import Claim, State
 from sentinel.records import Ending, Reply, Store
@@ -141,7 +141,11 @@ class Jobs:
 
     async def _generate(self, running: Running) -> None:
         claim = running.claim
-        prompt = build_prompt(claim.job, self.delivery.source(claim.job), self.settings)
+        try:
+            source = await self.delivery.source(claim.job)
+        except NotFound:
+            raise GenerationFailed("The job's source was removed.") from None
+        prompt = build_prompt(claim.job, source, self.settings)
 
         def progress(tokens: int, _piece: str) -> None:
             running.progress = min(0.99, tokens / prompt.tokens_max)
@@ -150,7 +154,7 @@ class Jobs:
             generation = await self.engine.generate(prompt, progress)
         if patience.cancelled_caught:
             raise GenerationTimeout
-        parts = self.delivery.parts(claim.job, generation.text)
+        parts = self.delivery.parts(claim.job, source, generation.text)
         if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
             raise LeaseLost
         log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)

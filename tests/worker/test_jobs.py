@@ -17,6 +17,7 @@ import trio.testing
 import worker.main
 from sentinel import retry, standard_webhooks
 from sentinel.channels import channels
+from sentinel.demo import demo_source
 from sentinel.errors import GenerationFailed
 from sentinel.http import json_response
 from sentinel.model import NewJob, State, random_id
@@ -429,3 +430,39 @@ async def test_a_dead_receiver_holds_up_its_own_tenant_only(sentinel: Sentinel) 
         with trio.fail_after(2):
             await wait_for_callback(sentinel, lucky.id, "delivered")
     silent.close()
+
+
+async def test_a_source_that_the_worker_has_not_heard_of_is_looked_up(sentinel: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of a source that was added a moment ago is delivered: the gateway may hear of it before the worker does."""
+    monkeypatch.setattr("sentinel.directory.FOLLOW_SECONDS", 60)
+    async with sentinel.working():
+        await trio.sleep(0.1)
+        source = demo_source(channels()["telegram"], sentinel.stand_in, "new")
+        sentinel.record.put_source(source, time.time())
+        sentinel.sources["telegram"] = source
+        job = await sentinel.wait_for(await sentinel.send("telegram", "fresh"), ended)
+
+    assert job.state is State.SUCCEEDED
+    assert [delivery.text for delivery in sentinel.stand_in.of("telegram")] == ["echo: fresh"]
+
+
+async def test_a_removed_source_is_no_success(sentinel: Sentinel) -> None:
+    """A job whose source was removed before it ran has failed, and says so; nothing is called done that was not delivered."""
+    job_id = await sentinel.send("telegram")
+    sentinel.record.remove_source(sentinel.sources["telegram"])
+    async with sentinel.working():
+        job = await sentinel.wait_for(job_id, ended)
+
+    assert job.state is State.FAILED
+    assert "source was removed" in (job.last_error or "")
+
+
+async def test_a_network_that_the_worker_has_not_heard_of_is_looked_up(sentinel: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback into a network that was allowed a moment ago is delivered, not refused for good."""
+    monkeypatch.setattr("sentinel.directory.FOLLOW_SECONDS", 60)
+    async with sentinel.working():
+        await trio.sleep(0.1)
+        sentinel.record.allow_network("demo", "127.0.0.1/32")
+        job = api_job(callback_url=sentinel.stand_in.base("caller"))
+        sentinel.record.accept([job], time.time())
+        await wait_for_callback(sentinel, job.id, "delivered")
