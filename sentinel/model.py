@@ -144,6 +144,15 @@ class Claim:
 
 
 @attrs.frozen
+class Hint:
+    """A word to the dispatch: this job may be claimed. It may be late, lost or said twice without harm."""
+
+    job_id: str
+    tenant: str
+    priority: int
+
+
+@attrs.frozen
 class Outgoing:
     """
     One HTTP request that Sentinel sends. `headers` may hold credentials and is never printed.

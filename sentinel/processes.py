@@ -9,7 +9,7 @@ _STATE, _START_TIME = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after 
 
 
 def process_name(pid: int | None = None) -> str:
-    """`PID:START@NAMESPACE`, which no other process of this machine since boot has; `PID:?` where /proc cannot tell."""
+    """`PID:START@NAMESPACE`, which no other process since this machine's boot has, anywhere; `PID:?` where /proc cannot tell."""
     number = os.getpid() if pid is None else pid
     try:
         return f"{number}:{_stat(number)[_START_TIME]}@{_namespace()}"
@@ -18,7 +18,7 @@ def process_name(pid: int | None = None) -> str:
 
 
 def is_gone(name: str) -> bool:
-    """True if the process of that name has certainly ended. One of another container cannot be seen, so it never has."""
+    """True if the process of that name has certainly ended. One of another machine or container cannot be seen: it never has."""
     number, _, rest = name.partition(":")
     started, _, namespace = rest.partition("@")
     try:
@@ -33,8 +33,8 @@ def is_gone(name: str) -> bool:
 
 
 def _namespace() -> str:
-    """What the kernel calls the space of process numbers that this process lives in."""
-    return str(Path("/proc/self/ns/pid").readlink())
+    """What the kernel calls the space of process numbers that this process lives in, and which boot of which machine that is."""
+    return f"{Path('/proc/self/ns/pid').readlink()}/{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
 
 
 def _stat(number: int) -> list[str]:

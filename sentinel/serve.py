@@ -18,7 +18,7 @@ from sentinel.http1 import Limits
 from sentinel.hypercorn_guard import HandOver
 from sentinel.lane import Lane
 from sentinel.logs import log
-from sentinel.settings import Settings
+from sentinel.settings import Settings, without_password
 from sentinel.stop import stop_requested
 
 BACKLOG = 4096
@@ -46,7 +46,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
                 listener.listen(BACKLOG)
             nursery.start_soon(lane.run, listeners)
             urls = [_url(listener) for listener in listeners]
-            log.info("gateway.listening", urls=urls, record=settings.record)
+            log.info("gateway.listening", urls=urls, record=without_password(settings.record))
             task_status.started(urls)
             await stop_requested()
             timer.start()

@@ -48,11 +48,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return convert
 
 
-def _record(text: str) -> str:
-    scheme, _, rest = text.partition(":")
-    if scheme != "sqlite" or not rest:
-        raise ValueError
-    return text
+def _url(*schemes: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if not any(text.startswith(scheme) and len(text) > len(scheme) for scheme in schemes):
+            raise ValueError
+        return text
+
+    return convert
 
 
 def _bind(text: str) -> str:
@@ -64,15 +66,33 @@ def _bind(text: str) -> str:
     return text
 
 
-def _setting(default: Any, convert: Callable[[str], Any], allowed: str, help_text: str) -> Any:
-    return attrs.field(default=default, metadata={"convert": convert, "allowed": allowed, "help": help_text})
+def _setting(default: Any, convert: Callable[[str], Any], allowed: str, help_text: str, *, secret: bool = False) -> Any:
+    """A setting. A `secret` one may hold a password, so no message repeats it."""
+    metadata = {"convert": convert, "allowed": allowed, "help": help_text, "secret": secret}
+    return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
     """What an operator can choose. Times are in seconds, sizes in bytes."""
 
-    record: str = _setting("sqlite:sentinel.db", _record, "sqlite:PATH", "where the jobs are kept")
+    record: str = _setting(
+        "sqlite:sentinel.db",
+        _url("sqlite:", "postgresql://", "postgres://"),
+        "sqlite:PATH or a postgresql:// URL",
+        "where the jobs are kept",
+        secret=True,
+    )
+    redis: str | None = _setting(
+        None,
+        _url("redis://", "rediss://", "unix://"),
+        "a redis:// or rediss:// URL",
+        "hands out the jobs; without it workers claim from the record",
+        secret=True,
+    )
+    spool: str = _setting(
+        "sentinel-spool", str, "a folder, or off", "keeps webhooks while PostgreSQL cannot; not used with an SQLite record"
+    )
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
     processes: int = _setting(
         1, _count, "a whole number, at least 1", "gateway processes on one address; more than 1 needs HOST:PORT"
@@ -117,6 +137,14 @@ class Settings:
     log_level: str = _setting(
         "info", _one_of("debug", "info", "warning", "error"), "debug, info, warning, error", "the least to log"
     )
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: no password, no options."""
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return url
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def environment_name(field: str) -> str:
@@ -168,4 +196,5 @@ def _convert(name: str, text: str) -> Any:
     try:
         return metadata["convert"](text)
     except ValueError:
-        raise SettingsError(f"{environment_name(name)} is {text!r}, but must be {metadata['allowed']}.") from None
+        given = "set to something else" if metadata["secret"] else f"{text!r}"
+        raise SettingsError(f"{environment_name(name)} is {given}, but must be {metadata['allowed']}.") from None

@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.http",),
     ("sentinel.http1",),
     ("sentinel.channels", "sentinel.records", "sentinel.outbound"),
+    ("sentinel.dispatch",),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
     ("sentinel.webhooks",),
     ("sentinel.job_api",),
@@ -25,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.hypercorn_guard",),
     ("sentinel.asgi", "sentinel.lane"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
-    ("sentinel.demo",),
+    ("sentinel.demo", "sentinel.chaos"),
     ("sentinel.cli", "sentinel.__main__", "worker.__main__"),
 )
 # What may be imported where, besides the standard library, trio and attrs.
@@ -36,7 +37,9 @@ HOMES = {
     "httpcore2": {"sentinel.outbound"},
     "msgspec": {"sentinel.payload"},
     "structlog": {"sentinel.logs"},
-    "sqlite3": {"sentinel.records.sqlite"},
+    "sqlite3": {"sentinel.records.sqlite_file"},
+    "psycopg": {"sentinel.records.postgres"},
+    "redis": {"sentinel.dispatch.redis"},
     "llama_cpp": {"worker.llama_native"},
     "numpy": {"worker.llama_native"},
     "jinja2": {"worker.chat_template"},

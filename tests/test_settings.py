@@ -9,13 +9,15 @@ import attrs
 import pytest
 
 from sentinel.errors import SettingsError
-from sentinel.settings import Settings, environment_name, load_settings
+from sentinel.settings import Settings, environment_name, load_settings, without_password
 
 # For every setting one value that is allowed as text, what it becomes, and values that are not.
 SECONDS = ("0", "-1", "nan", "inf", "86401", "1e9", "soon", "1 s")
 COUNTS = ("0", "-1", "1.5", "100000001", "9" * 5000, "many", "1_000", "\u0661", "\xb2", "0x10")
 EXAMPLES = {
     "record": ("sqlite:/var/lib/x.db", "sqlite:/var/lib/x.db", ("", "x.db", "sqlite:", "mysql://x", "SQLITE:x")),
+    "redis": ("rediss://u:p@host:6380/1", "rediss://u:p@host:6380/1", ("host:6379", "redis://", "http://x")),
+    "spool": ("off", "off", ()),
     "bind": (
         "[::1]:80",
         "[::1]:80",
@@ -119,6 +121,30 @@ def test_another_file(folder: Path) -> None:
     for name in ("missing.toml", "broken.toml", "binary.toml", "."):
         with pytest.raises(SettingsError, match="SENTINEL_SETTINGS"):
             load_settings({"SENTINEL_SETTINGS": name})
+
+
+@pytest.mark.parametrize("name", ["record", "redis"])
+def test_a_password_is_not_repeated(name: str) -> None:
+    """Neither a refused URL nor the settings themselves show a password when they are printed."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings({environment_name(name): "mysql://user:hunter2@host/db"})
+    assert "hunter2" not in caught.value.detail
+    schemes = {"record": "postgresql", "redis": "redis"}
+    assert "hunter2" not in repr(load_settings({environment_name(name): f"{schemes[name]}://user:hunter2@host/db"}))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:a.db", "sqlite:a.db"),
+        ("postgresql://user:p@ss@host:5432/db?password=x", "postgresql://host:5432/db"),
+        ("redis://host", "redis://host"),
+        ("rediss://:secret@host/0", "rediss://host/0"),
+    ],
+)
+def test_a_url_that_may_be_shown(url: str, shown: str) -> None:
+    """What is shown of a URL has neither user nor password nor options."""
+    assert without_password(url) == shown
 
 
 def test_settings_are_frozen() -> None:

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from sentinel.errors import SettingsError
-from sentinel.model import Claim, Job, Key, NewJob, Source, State
+from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
@@ -186,6 +186,12 @@ class Record(Protocol):
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state that is not an end, and how many are quarantined."""
 
+    def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
+        """Jobs that may be claimed and were due before that time, by ascending sequence (the number beside each) above `after`."""
+
+    def successors(self, ids: Sequence[str]) -> list[Hint]:
+        """What may be claimed next in the conversations of these jobs."""
+
     def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
         """End a waiting job, or ask its worker to stop; an ended one stays as it is. The job as it then is, or None."""
 
@@ -205,8 +211,12 @@ class Record(Protocol):
     def leases(self, worker: int) -> list[Lease]:
         """The jobs that the record says this worker runs."""
 
-    def claim(self, worker: int, count: int, now: float) -> list[Claim]:
-        """Up to `count` jobs, fair between tenants, by priority and age, one at a time per conversation."""
+    def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]:
+        """
+        Up to `count` jobs, fair between tenants, by priority and age, one at a time per conversation.
+
+        With `ids`, only of those; what cannot be claimed now is left out.
+        """
 
     def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
         """Write answers and their parts; False for a lost lease."""
@@ -223,8 +233,15 @@ class Record(Protocol):
     def bury(self, worker: int, now: float) -> None:
         """Declare a worker dead, so that nobody waits for it."""
 
-    def reap(self, now: float) -> int:
-        """Declare dead who was not seen for LEASE_SECONDS or whose process is gone, and take their jobs back; how many jobs."""
+    def reap(self, now: float, silent: bool = True) -> int:
+        """
+        Declare dead whose process is gone, and take their jobs back; how many jobs.
+
+        If `silent`, also who was not seen for LEASE_SECONDS. Not to be asked for just after an outage, when nobody could be seen.
+        """
+
+    def up_seconds(self) -> float:
+        """How long the store has been up."""
 
     def workers(self) -> list[Worker]:
         """The workers that have not been declared dead."""
@@ -288,7 +305,7 @@ class Store:
 
 def open_record(url: str, busy_seconds: float = 10.0) -> Record:
     """
-    The record that `url` names (`sqlite:PATH`), with its schema up to date.
+    The record that `url` names (`sqlite:PATH` or `postgresql://…`), with its schema up to date.
 
     `busy_seconds` bounds how long a call waits for the store before it raises Unavailable.
     """
@@ -297,4 +314,11 @@ def open_record(url: str, busy_seconds: float = 10.0) -> Record:
         from sentinel.records.sqlite import SqliteRecord
 
         return SqliteRecord(rest, busy_seconds)
+    if scheme in ("postgresql", "postgres"):
+        try:
+            from sentinel.records.postgres import PostgresRecord
+        except ImportError:
+            raise SettingsError("A PostgreSQL record needs psycopg: pip install 'sentinel-gateway[postgres]'.") from None
+
+        return PostgresRecord(url, busy_seconds)
     raise SettingsError(f"SENTINEL_RECORD has the unknown scheme {scheme!r}.")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _FOLDER = Path(__file__).parents[2] / "sql"  # beside the package, in a checkout and where it is installed
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -16,6 +17,11 @@ def load_queries(dialect: str) -> Mapping[str, str]:
     """The statements of `sql/<dialect>/queries.sql` by the name in the comment line above each."""
     _, *pieces = _NAME.split((_FOLDER / dialect / "queries.sql").read_text())
     return {name: statement.strip() for name, statement in zip(pieces[::2], pieces[1::2], strict=True)}
+
+
+def numbered_by_name(statement: str) -> str:
+    """The statement with `%(name)s` for `:name`, as psycopg wants it; casts (`::`) stay, and `%` stays a per cent sign."""
+    return _PARAMETER.sub(r"%(\1)s", statement.replace("%", "%%"))
 
 
 @functools.cache

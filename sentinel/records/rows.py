@@ -23,6 +23,33 @@ def job_row(job: NewJob) -> list[Any]:
     ]  # fmt: skip
 
 
+def copy_line(job: NewJob, now: float) -> str:
+    """
+    The line of the statement `accept_many`, in PostgreSQL's text format for COPY.
+
+    While it is built, NUL parts the fields, which no text there can hold: so the escapes are made for all of them at once.
+    """
+    known = [
+        job.id, job.tenant, job.channel, job.source, job.external_id, job.sender, str(job.priority), job.state,
+        repr(job.received_at), repr(now), repr(now), job.verified_by, job.fingerprint,
+        encode(job.reply_to), encode(job.options), encode(job.input),
+    ]  # fmt: skip
+    line = _escape("\0".join(known))
+    if line.count("\0") != len(known) - 1:
+        raise ValueError("A text with NUL cannot be kept.")
+    finished_at = repr(now) if job.state is State.QUARANTINED else None
+    perhaps = [job.conversation, job.last_error, job.replay_of, finished_at]
+    return "\t".join([line.replace("\0", "\t"), *["\\N" if text is None else _escape(text) for text in perhaps]]) + "\n"
+
+
+def _escape(text: str) -> str:
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if "\n" in text or "\r" in text or "\t" in text:
+        text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return text
+
+
 def job(row: Any) -> Job:
     """The job of a row that has its columns by name."""
     values: dict[str, Any] = {name: row[name] for name in _FIELDS}

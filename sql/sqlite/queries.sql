@@ -1,4 +1,4 @@
--- The record's statements, by name. `sql/postgres/queries.sql` will have the same names, so that `diff` shows the dialect.
+-- The record's statements, by name. `sql/postgres/queries.sql` has the same names, so that `diff` shows the dialect.
 -- SQLite has one writer at a time (BEGIN IMMEDIATE), so nothing here needs row locks or SKIP LOCKED.
 
 -- name: known
@@ -55,6 +55,17 @@ SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :i
 -- name: counts
 SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 'running', 'quarantined') GROUP BY state
 
+-- name: ready
+-- What may be claimed, to fill the dispatch again or to find what it forgot.
+SELECT sequence, id, tenant, priority FROM jobs
+WHERE state = 'queued' AND waits = 0 AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit
+
+-- name: successors
+-- What may be claimed now in the conversations of jobs that have just ended.
+SELECT DISTINCT n.id, n.tenant, n.priority
+FROM jobs AS j JOIN jobs AS n ON n.conversation = j.conversation AND n.tenant = j.tenant AND n.channel = j.channel AND n.source = j.source
+WHERE j.id IN (SELECT value FROM json_each(:ids)) AND n.state = 'queued' AND n.waits = 0
+
 -- name: cancel_waiting
 UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
 WHERE id = :id AND tenant = :tenant AND state IN ('scheduled', 'queued')
@@ -77,7 +88,7 @@ DELETE FROM callbacks WHERE job_id = :id
 INSERT INTO job_steps(job_id, at, step, attempt, detail) SELECT id, :now, :step, attempt, :detail FROM jobs WHERE id = :id
 
 -- name: register_worker
-INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :process, :slots, :status, :now)
+INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :process, :slots, :status, :now) RETURNING id
 
 -- name: see_worker
 UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id = :worker AND dead_at IS NULL
@@ -128,7 +139,7 @@ SELECT tenant FROM t WHERE tenant IS NOT NULL
 -- A job waits while an earlier one of its conversation lives, or any of them runs: a chat is answered one message at a time and in
 -- order. `waits` says it for most; a job that was retried by hand comes back before others that do not know of it.
 SELECT id FROM jobs AS j
-WHERE state = 'queued' AND waits = 0 AND tenant = :tenant
+WHERE state = 'queued' AND waits = 0 AND tenant = :tenant AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
   AND (conversation IS NULL OR NOT EXISTS (
         SELECT 1 FROM jobs AS e
         WHERE e.conversation = j.conversation AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source

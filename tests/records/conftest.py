@@ -1,5 +1,7 @@
 """What every store is tried with. A new store is one more line in STORES."""
 
+import atexit
+import functools
 import itertools
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,15 +11,37 @@ from typing import Any
 import attrs
 import pytest
 
-from sentinel.model import Claim, Job, NewJob, State
+from sentinel.chaos.servers import PostgresServer, new_postgres
+from sentinel.model import Claim, Job, NewJob, State, job_id
 from sentinel.processes import process_name
 from sentinel.records import Ending, PartSettled, Record, Reply, Step, open_record
 
 NOW = 1_700_000_000.0
 TENANT = "default"
 
+_names = itertools.count(1)
+
+
+@functools.cache
+def postgres() -> PostgresServer:
+    """The session's own PostgreSQL, started by the first who asks."""
+    server = new_postgres()
+    atexit.register(server.remove)
+    server.start()
+    server.run("CREATE DATABASE prepared")
+    open_record(server.database("prepared")).close()  # a copy of it is a fresh record, in a fraction of the time
+    return server
+
+
+def fresh_database(_folder: Path) -> str:
+    """A database of its own."""
+    server, name = postgres(), f"fresh_{next(_names)}"
+    server.run(f"CREATE DATABASE {name} TEMPLATE prepared STRATEGY file_copy")
+    return server.database(name)
+
+
 # The URL of a fresh and empty store, given a folder that nobody else uses.
-STORES: dict[str, Callable[[Path], str]] = {"sqlite": lambda folder: f"sqlite:{folder}/record.db"}
+STORES: dict[str, Callable[[Path], str]] = {"sqlite": lambda folder: f"sqlite:{folder}/record.db", "postgres": fresh_database}
 
 _numbers = itertools.count(1)
 
@@ -26,7 +50,7 @@ def new_job(**changes: Any) -> NewJob:
     """A job with an id of its own; what a test does not care about is filled in."""
     number = next(_numbers)
     plain = NewJob(
-        id=f"job-{number}",
+        id=job_id("test", str(number)),
         tenant=TENANT,
         channel="telegram",
         source="bot",

@@ -807,13 +807,13 @@ class TestReading:
     def test_list_filters(self, bench, wanted, expected):
         """Only jobs that match everything asked for are listed, newest first."""
         bench.accept(
-            new_job(id="a", state=State.QUARANTINED),
-            new_job(id="b", tenant="t", channel="slack", external_id="x"),
-            new_job(id="c", channel="slack"),
-            new_job(id="d", tenant="t", external_id="x"),
-            new_job(id="e", tenant="t"),
+            new_job(sender="a", state=State.QUARANTINED),
+            new_job(sender="b", tenant="t", channel="slack", external_id="x"),
+            new_job(sender="c", channel="slack"),
+            new_job(sender="d", tenant="t", external_id="x"),
+            new_job(sender="e", tenant="t"),
         )
-        assert "".join(job.id for job in bench.record.list_jobs(JobFilter(**wanted))) == expected
+        assert "".join(job.sender for job in bench.record.list_jobs(JobFilter(**wanted))) == expected
 
     @pytest.mark.parametrize("external_id", [None, "x"])
     def test_paging(self, bench, external_id):

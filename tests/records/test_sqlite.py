@@ -54,7 +54,7 @@ class TestOpening:
     @pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)])
     def test_what_is_committed_is_on_the_disk(self, record, pragma, value):
         """Each connection has the WAL, with an fsync for every commit, and foreign keys."""
-        assert record._connection.execute(f"PRAGMA {pragma}").fetchone()[0] == value
+        assert record._file.connection.execute(f"PRAGMA {pragma}").fetchone()[0] == value
 
     def test_nobody_else_reads_it(self, bench, path):
         """The file and its WAL, which hold the sources' secrets, are their owner's alone."""
@@ -146,7 +146,7 @@ class TestLocked:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable):
             bench.record.accept([new_job()], NOW)
-        assert not bench.record._connection.in_transaction
+        assert not bench.record._file.connection.in_transaction
         other.execute(write)
 
 
@@ -154,7 +154,7 @@ class TestFullDisk:
     def test_nothing_is_half_written(self, bench):
         """On a full disk writes are Unavailable, whole batches leave no trace, and once there is room all goes on."""
         claim = bench.running()
-        connection = bench.record._connection
+        connection = bench.record._file.connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
         big = ({"role": "user", "content": "x" * 20_000},)
@@ -260,5 +260,5 @@ SCAN = re.compile(r"SCAN (jobs|j|e|job_steps|outbox|callbacks)\b(?!.* USING)")
 
 
 def plan_of(bench: Bench, statement: str, values: dict[str, Any] | None = None) -> list[str]:
-    rows = bench.record._connection.execute("EXPLAIN QUERY PLAN " + statement, values or {}).fetchall()
+    rows = bench.record._file.connection.execute("EXPLAIN QUERY PLAN " + statement, values or {}).fetchall()
     return [row["detail"] for row in rows]

@@ -1,0 +1,341 @@
+"""The record in PostgreSQL: one connection, mended when it breaks, every call bounded in time. The only importer of psycopg.
+
+What is hot is one statement in autocommit: no transaction stays open across a round trip, and a pooler may stand in between.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
+
+from sentinel.errors import Unavailable
+from sentinel.model import Claim, NewJob
+from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
+from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
+from sentinel.records.sql import SqlRecord
+
+COPY_ROWS_MIN = 16  # fewer are as fast by INSERT, which needs one round trip less and minds no duplicates
+ASK_FIRST_BATCHES = 50  # after a duplicate, so many batches are looked up before they are copied: duplicates come in swarms
+CONNECT_SECONDS_MIN = 2  # libpq's own minimum
+MIGRATION_SECONDS_MAX = 300.0
+PROMOTE_SECONDS = 1.0
+LOOKS_MAX = 64  # of one claim, past messages of flooded chats
+_MIGRATION_LOCK = 0x53454E54
+_SQL = {name: numbered_by_name(statement) for name, statement in load_queries("postgres").items()}
+
+T = TypeVar("T")
+
+
+class _Connection(psycopg.Connection[dict[str, Any]]):
+    """A connection on which nothing waits beyond `deadline` (monotonic); what was under way then is unknown, so it is closed."""
+
+    deadline = float("inf")
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, timeout=max(0.001, self.deadline - time.monotonic()))
+        except psycopg.Error:
+            if time.monotonic() >= self.deadline:
+                self.pgconn.finish()
+            raise
+
+
+class PostgresRecord(SqlRecord):
+    """A record in the database that `url` names. `busy_seconds` bounds each call, whatever the server or the network does."""
+
+    def __init__(self, url: str, busy_seconds: float = 10.0) -> None:
+        self._url, self._busy_seconds = url, busy_seconds
+        self._connection: _Connection | None = None
+        self._pooled = False  # a pooler is in between that takes no startup options and keeps no prepared statements
+        self._ask_first = 0
+        self._promoted = float("-inf")
+        self.migrate()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def migrate(self) -> list[str]:
+        if self._schema_version() >= max(number for number, _, _ in load_migrations("postgres")):
+            return []
+        with self._transaction(seconds=MIGRATION_SECONDS_MAX):
+            self._execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+            self._execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+            self._execute("CREATE TABLE IF NOT EXISTS schema_version (number int PRIMARY KEY, name text, applied_at timestamptz)")
+            return [name for number, name, statements in load_migrations("postgres") if self._apply(number, name, statements)]
+
+    def _apply(self, number: int, name: str, statements: str) -> bool:
+        known = self._execute("SELECT 1 FROM schema_version WHERE number = %s", (number,)).fetchone()
+        if not known:
+            self._execute(statements)
+            self._execute("INSERT INTO schema_version VALUES (%s, %s, now())", (number, name))
+        return not known
+
+    def _schema_version(self) -> int:
+        """The last migration that was applied; 0 for a fresh database."""
+        known = "SELECT coalesce(to_regclass('schema_version')::text, '') AS name"
+        if not self._query(known)[0]["name"]:
+            return 0
+        return int(self._query("SELECT coalesce(max(number), 0) AS number FROM schema_version")[0]["number"])
+
+    # Accepting
+
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
+        first: dict[str, NewJob] = {}
+        for job in jobs:
+            first.setdefault(job.id, job)
+        with self._translated():
+            new = self._again_if_cut(lambda: self._write(first, now))
+        created = {job_id: job_id in new for job_id in first}
+        return [created.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
+
+    def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
+        """Write what is not there yet; the ids that were new."""
+        self._begin_call()
+        if self._ask_first > 0:
+            self._ask_first -= 1
+            known = {row["id"] for row in self._named("known", ids=list(jobs)).fetchall()}
+            jobs = {job_id: job for job_id, job in jobs.items() if job_id not in known}
+        if len(jobs) >= COPY_ROWS_MIN:
+            try:
+                self._copy("accept_many", "".join([rows.copy_line(job, now) for job in jobs.values()]))
+                return set(jobs)
+            except psycopg.errors.UniqueViolation:
+                self._ask_first = ASK_FIRST_BATCHES
+        if not jobs:
+            return set()
+        given = rows.encode([rows.job_row(job) for job in jobs.values()])
+        return {row["id"] for row in self._named("accept", rows=given, now=now).fetchall()}
+
+    def _copy(self, name: str, lines: str) -> None:
+        with self._open().cursor() as cursor, cursor.copy(_SQL[name]) as copy:
+            copy.write(lines)
+
+    def _again_if_cut(self, write: Callable[[], T]) -> T:
+        """`write()`, once more if the connection broke: servers close idle ones. Only for what may be repeated blindly."""
+        was_open = self._connection is not None
+        try:
+            return write()
+        except (psycopg.OperationalError, psycopg.InterfaceError):
+            if not was_open or not self._is_broken() or self._is_late():
+                raise
+            return write()
+
+    # Working
+
+    def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]:
+        if ids is not None:
+            return self._claim(worker, count, count, now, ids)[0]
+        if time.monotonic() - self._promoted >= PROMOTE_SECONDS:  # a queue that is never empty must not keep the others out
+            self._promote(now)
+        claims = self._claim_fairly(worker, count, now)
+        if len(claims) < count and self._promote(now):
+            claims += self._claim_fairly(worker, count - len(claims), now)
+        return claims
+
+    def _claim_fairly(self, worker: int, count: int, now: float) -> list[Claim]:
+        """Claim until there are enough or none is left, looking further each time if what was found has to wait."""
+        claims: list[Claim] = []
+        looked = count
+        for _ in range(LOOKS_MAX):
+            found, parked = self._claim(worker, count - len(claims), looked, now, None)
+            claims += found
+            if len(claims) == count or not (found or parked):
+                break
+            looked = min(looked * 2, 1000) if parked else looked
+        return claims
+
+    def _claim(self, worker: int, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[list[Claim], int]:
+        """The jobs claimed by one statement, and how many it found that have to wait for others of their conversation."""
+        given = None if ids is None else self._ids(ids)
+        try:
+            found = self._all("claim", worker=worker, count=count, looked=looked, now=now, ids=given)
+        except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
+            return [], 0
+        claims = [Claim(rows.job(row), row["lease_token"]) for row in found if row["id"] is not None]
+        return claims, found[0]["parked"]
+
+    def _promote(self, now: float) -> int:
+        self._promoted = time.monotonic()
+        return self._run("promote", now=now)
+
+    def heartbeat(self, worker: int, slots: int, status: str, progress: Sequence[Progress], now: float) -> bool:
+        if progress:
+            self._run("set_progress", **_leases(progress), progress=[report.progress for report in progress])
+        return bool(self._run("see_worker", worker=worker, slots=slots, status=status, now=now))
+
+    def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
+        documents = {
+            "results": [rows.encode(reply.result) for reply in replies],
+            "parts": [rows.encode(reply.parts) for reply in replies],
+        }
+        return self._fenced("save_replies", replies, **documents, now=now)
+
+    def settle_parts(self, parts: Sequence[PartSettled], now: float) -> list[bool]:
+        values = {
+            "parts": [part.number for part in parts],
+            "states": [part.state for part in parts],
+            "errors": [part.reason for part in parts],
+            "reply_tos": [rows.encode(part.reply_to) if part.reply_to is not None else None for part in parts],
+        }
+        return self._fenced("settle_parts", parts, **values, now=now)
+
+    def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
+        values = {
+            "states": [str(ending.state) for ending in endings],
+            "errors": [ending.error for ending in endings],
+            "run_ats": [ending.run_at for ending in endings],
+            "uncounts": [int(ending.uncount) for ending in endings],
+        }
+        return self._fenced("end", endings, **values, now=now)
+
+    def _fenced(self, name: str, items: Sequence[Any], **values: Any) -> list[bool]:
+        """Run a statement that answers with the places, from 1, of the items whose lease holds."""
+        held = {row["place"] for row in self._all(name, **_leases(items), **values)} if items else set()
+        return [place in held for place in range(1, len(items) + 1)]
+
+    def _rescue_orphans(self, now: float) -> int:
+        return len(self._all("rescue", now=now, rescues_max=RESCUES_MAX))
+
+    def prune(self, before: float) -> int:
+        self._run("unpark")
+        return super().prune(before)
+
+    def up_seconds(self) -> float:
+        return float(self._one("up_seconds")["seconds"])
+
+    # Statements
+
+    @contextmanager
+    def _transaction(self, *, reading: bool = False, seconds: float | None = None) -> Iterator[None]:
+        with self._translated():
+            self._begin_call(seconds)
+            connection = self._open()
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if reading else "BEGIN")
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                if not connection.closed:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _run(self, name: str, /, **values: Any) -> int:
+        with self._translated():
+            self._begin_call()
+            return self._named(name, **values).rowcount
+
+    def _all(self, name: str, /, **values: Any) -> list[dict[str, Any]]:
+        return self._query(_SQL[name], _with_known_ids(_SQL[name], values))
+
+    def _ids(self, ids: Sequence[str]) -> list[str]:
+        return [job_id for job_id in ids if _is_uuid(job_id)]
+
+    def _query(self, statement: str, values: Any = None) -> list[dict[str, Any]]:
+        """The rows of a statement. One that only reads is repeated once when the connection turns out to be cut."""
+
+        def read() -> list[dict[str, Any]]:
+            self._begin_call()
+            return self._execute(statement, values).fetchall()
+
+        with self._translated():
+            inside = (
+                self._connection is not None and self._connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+            )
+            return self._again_if_cut(read) if statement.startswith("SELECT") and not inside else read()
+
+    def _named(self, name: str, /, **values: Any) -> psycopg.Cursor[dict[str, Any]]:
+        return self._execute(_SQL[name], _with_known_ids(_SQL[name], values))
+
+    def _execute(self, statement: str, values: Any = None) -> psycopg.Cursor[dict[str, Any]]:
+        return self._open().execute(statement, values)
+
+    def _begin_call(self, seconds: float | None = None) -> None:
+        """From now on `busy_seconds` are left; inside a transaction its own deadline stays."""
+        if not self._in_transaction():
+            self._open().deadline = time.monotonic() + (self._busy_seconds if seconds is None else seconds)
+
+    def _in_transaction(self) -> bool:
+        return self._connection is not None and self._connection.info.transaction_status == TransactionStatus.INTRANS
+
+    def _open(self) -> _Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
+
+    def _connect(self) -> _Connection:
+        milliseconds = int(self._busy_seconds * 1000)
+        # The planner knows little of tables that are empty now and full in a second; every hot statement has its index.
+        options = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds} -c enable_seqscan=off -c jit=off"
+        seconds = max(CONNECT_SECONDS_MIN, int(self._busy_seconds))
+        arguments: dict[str, Any] = {"connect_timeout": seconds, "keepalives_idle": 30, "application_name": "sentinel"}
+        if not self._pooled:
+            arguments["options"] = options
+        try:
+            connection = _Connection.connect(self._url, autocommit=True, row_factory=dict_row, **arguments)
+        except psycopg.OperationalError as error:
+            if self._pooled or "unsupported startup parameter" not in str(error):
+                raise
+            self._pooled = True
+            return self._connect()
+        connection.prepare_threshold = None if self._pooled else 5
+        connection.adapters.register_loader("uuid", TextLoader)
+        return connection
+
+    def _is_broken(self) -> bool:
+        return self._connection is None or self._connection.closed
+
+    def _is_late(self) -> bool:
+        return self._connection is not None and time.monotonic() >= self._connection.deadline
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The driver's errors as ours: when the store cannot do it now, the caller may try again, and the operator reads why."""
+        try:
+            yield
+        except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement) as error:
+            self._pooled = True  # somebody else got our connection, or we somebody else's
+            self.close()
+            raise Unavailable("A pooler between here and the record keeps no prepared statements; going on without.") from error
+        except psycopg.errors.UndefinedTable as error:
+            raise Unavailable("The record has no tables: run `sentinel migrate`.") from error
+        except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+            if self._connection is not None and self._connection.broken:
+                self.close()
+            raise Unavailable(f"The record cannot be written or read now ({_first_line(error)}).") from error
+
+
+def _leases(items: Sequence[Any]) -> dict[str, list[str | None]]:
+    """The ids and tokens of what shows a lease; a job or token that cannot exist is nobody's."""
+    return {
+        "ids": [item.job_id if _is_uuid(item.job_id) else None for item in items],
+        "tokens": [item.lease_token if _is_uuid(item.lease_token) else None for item in items],
+    }
+
+
+def _with_known_ids(statement: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, where an id that can be no job's (it is no UUID) stands for nothing at all."""
+    unknown = [name for name in ("id", "token") if f"%({name})s::uuid" in statement and not _is_uuid(values[name])]
+    return dict(values) | dict.fromkeys(unknown)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -1,0 +1,310 @@
+"""What every record in SQL does the same: the order of the statements of one move. The statements themselves are the dialect's own.
+
+No driver here: a store's file gives the connection, the placeholders and the errors, and overrides what its dialect does in one go.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import attrs
+
+from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
+from sentinel.processes import is_gone
+from sentinel.records import (
+    CALLBACKS_PER_TENANT,
+    LEASE_SECONDS,
+    RESCUES_MAX,
+    Callback,
+    CallbackState,
+    Directory,
+    Ending,
+    JobFilter,
+    Lease,
+    Part,
+    PartSettled,
+    Progress,
+    Reply,
+    Step,
+    Worker,
+    rows,
+)
+
+PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
+
+
+class SqlRecord(ABC):
+    """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
+
+    @abstractmethod
+    def migrate(self) -> list[str]: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    @abstractmethod
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]: ...
+
+    @abstractmethod
+    def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]: ...
+
+    @abstractmethod
+    def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:
+        """All or nothing; `reading` means one snapshot for all that is read and no writing."""
+
+    @abstractmethod
+    def _run(self, name: str, /, **values: Any) -> int:
+        """Run a statement; how many rows it changed."""
+
+    @abstractmethod
+    def _all(self, name: str, /, **values: Any) -> list[Any]:
+        """Run a statement; its rows, with columns by name."""
+
+    @abstractmethod
+    def _ids(self, ids: Sequence[str]) -> Any:
+        """A list of ids as the dialect's statements take it."""
+
+    def _first(self, name: str, /, **values: Any) -> Any | None:
+        return next(iter(self._all(name, **values)), None)
+
+    def _one(self, name: str, /, **values: Any) -> Any:
+        return self._all(name, **values)[0]
+
+    def _step(self, job_id: str, step: str, now: float, detail: str | None = None) -> None:
+        self._run("add_step", id=job_id, step=step, now=now, detail=detail)
+
+    # Accepting
+
+    def withdraw(self, ids: Sequence[str]) -> int:
+        with self._transaction():
+            return self._run("withdraw", ids=self._ids(ids))
+
+    # Reading and steering
+
+    def find_job(self, job_id: str, tenant: str | None = None) -> Job | None:
+        row = self._first("find_job", id=job_id, tenant=tenant)
+        return rows.job(row) if row else None
+
+    def list_jobs(self, wanted: JobFilter) -> list[Job]:
+        values = attrs.asdict(wanted) | {"states": rows.encode(wanted.states) if wanted.states is not None else None}
+        return [rows.job(row) for row in self._all("list_jobs_called" if wanted.external_id is not None else "list_jobs", **values)]
+
+    def queue_position(self, job: Job) -> int:
+        return int(self._one("queue_position", priority=job.priority, sequence=job.sequence)["ahead"])
+
+    def ended(self, ids: Sequence[str]) -> set[str]:
+        return {row["id"] for row in self._all("ended", ids=self._ids(ids))}
+
+    def story(self, job_id: str) -> list[Step]:
+        return [Step(**row) for row in self._all("story", id=job_id)]
+
+    def counts(self) -> dict[str, int]:
+        return {row["state"]: row["jobs"] for row in self._all("counts")}
+
+    def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
+        found = self._all("ready", after=after, limit=limit, before=before)
+        return [(row["sequence"], Hint(row["id"], row["tenant"], row["priority"])) for row in found]
+
+    def successors(self, ids: Sequence[str]) -> list[Hint]:
+        return [Hint(row["id"], row["tenant"], row["priority"]) for row in self._all("successors", ids=self._ids(ids))]
+
+    def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
+        with self._transaction():
+            if self._run("cancel_waiting", id=job_id, tenant=tenant, now=now):
+                self._step(job_id, "cancelled", now)
+                self._run("open_callback", id=job_id, now=now)
+            elif self._run("cancel_running", id=job_id, tenant=tenant, now=now):
+                self._step(job_id, "cancel_requested", now)
+            return self.find_job(job_id, tenant)
+
+    def retry(self, job_id: str, now: float) -> bool:
+        with self._transaction():
+            if not self._run("retry_ended", id=job_id, now=now):
+                return False
+            self._run("reopen_outbox", id=job_id)
+            self._run("forget_callback", id=job_id)
+            self._step(job_id, "retried_by_hand", now)
+            return True
+
+    def find_callback(self, job_id: str) -> CallbackState | None:
+        row = self._first("find_callback", id=job_id)
+        return CallbackState(row["state"], row["attempts"], row["last_error"]) if row else None
+
+    # Working
+
+    def register(self, name: str, process: str, slots: int, status: str, now: float) -> int:
+        with self._transaction():
+            return int(self._one("register_worker", name=name, process=process, slots=slots, status=status, now=now)["id"])
+
+    def heartbeat(self, worker: int, slots: int, status: str, progress: Sequence[Progress], now: float) -> bool:
+        with self._transaction():
+            for report in progress:
+                self._run("set_progress", id=report.job_id, token=report.lease_token, progress=report.progress)
+            return bool(self._run("see_worker", worker=worker, slots=slots, status=status, now=now))
+
+    def leases(self, worker: int) -> list[Lease]:
+        found = self._all("leases", worker=worker)
+        return [Lease(row["id"], row["lease_token"], row["cancel_at"] is not None) for row in found]
+
+    def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
+        with self._transaction():
+            return [self._save_reply(reply, now) for reply in replies]
+
+    def _save_reply(self, reply: Reply, now: float) -> bool:
+        if not self._run("save_reply", id=reply.job_id, token=reply.lease_token, result=rows.encode(reply.result)):
+            return False
+        for number, text in enumerate(reply.parts, start=1):
+            self._run("add_part", id=reply.job_id, part=number, text=text)
+        self._step(reply.job_id, "generated", now, f"{len(reply.parts)} part(s) to send")
+        return True
+
+    def pending_parts(self, job_id: str) -> list[Part]:
+        return [Part(row["part"], row["text"], row["attempts"]) for row in self._all("pending_parts", id=job_id)]
+
+    def settle_parts(self, parts: Sequence[PartSettled], now: float) -> list[bool]:
+        with self._transaction():
+            return [self._settle_part(part, now) for part in parts]
+
+    def _settle_part(self, part: PartSettled, now: float) -> bool:
+        if not self._first("owns", id=part.job_id, token=part.lease_token):
+            return False
+        values = {"id": part.job_id, "part": part.number, "state": part.state, "error": part.reason, "now": now}
+        if not self._run("settle_part", **values):
+            return True  # settled already: this is a write whose outcome was unknown, repeated
+        if part.reply_to is not None:
+            self._run("set_reply_to", id=part.job_id, token=part.lease_token, reply_to=rows.encode(part.reply_to))
+        step = {"sent": "delivered", "failed": "delivery_refused"}.get(part.state, "delivery_postponed")
+        self._step(part.job_id, step, now, f"part {part.number}" + (f": {part.reason}" if part.reason else ""))
+        return True
+
+    def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
+        with self._transaction():
+            return [self._end(ending, now) for ending in endings]
+
+    def _end(self, ending: Ending, now: float) -> bool:
+        values = attrs.asdict(ending) | {"id": ending.job_id, "token": ending.lease_token, "now": now}
+        written = self._first("finish" if ending.state.ended else "again", **values)
+        self._step(
+            ending.job_id, rows.ending_step(ending, State(written["state"])) if written else "stale_finish", now, ending.error
+        )
+        self._run("open_callback", id=ending.job_id, now=now)
+        return written is not None
+
+    def bury(self, worker: int, now: float) -> None:
+        with self._transaction():
+            self._run("bury_worker", worker=worker, now=now)
+
+    def reap(self, now: float, silent: bool = True) -> int:
+        if not self._dead_workers(now, silent) and not self._first("orphans"):
+            return 0
+        with self._transaction():
+            for worker in self._dead_workers(now, silent):  # asked again: one may have been heard while this waited for the lock
+                self._run("bury_worker", worker=worker, now=now)
+            return self._rescue_orphans(now)
+
+    def _dead_workers(self, now: float, silent: bool) -> list[int]:
+        since = now - LEASE_SECONDS if silent else float("-inf")
+        return [row["id"] for row in self._all("workers") if row["last_seen"] < since or is_gone(row["process"])]
+
+    def _rescue_orphans(self, now: float) -> int:
+        return sum(self._rescue(row, now) for row in self._all("orphans"))
+
+    def _rescue(self, row: Any, now: float) -> int:
+        state, error = State.QUEUED, "its worker died"
+        if row["cancel_at"] is not None:
+            state, error = State.CANCELLED, "cancelled"
+        elif row["rescues"] + 1 >= RESCUES_MAX:
+            state, error = State.QUARANTINED, f"its worker died {RESCUES_MAX} times"
+        self._run("rescue", id=row["id"], state=state, error=error, now=now)
+        self._step(row["id"], "rescued" if state is State.QUEUED else state, now, error)
+        self._run("open_callback", id=row["id"], now=now)
+        return 1
+
+    def workers(self) -> list[Worker]:
+        return [
+            Worker(row["id"], row["name"], row["slots"], row["status"], row["last_seen"])
+            for row in self._all("workers")
+            if not is_gone(row["process"])
+        ]
+
+    def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
+        if not self._first("callback_due", now=now):
+            return []
+        with self._transaction():
+            token = uuid.uuid4().hex
+            share = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "busy": rows.encode(busy)}
+            claimed = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **share)
+        return [Callback(**row) for row in claimed]
+
+    def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
+        with self._transaction():
+            owner = {"id": callback.job_id, "token": callback.lease_token}
+            written = self._run("settle_callback", **owner, state=state, next_at=next_at, error=error, now=now)
+            if written:
+                step = {"delivered": "callback_delivered", "failed": "callback_failed"}.get(state, "callback_postponed")
+                self._step(callback.job_id, step, now, error)
+        return bool(written)
+
+    def prune(self, before: float) -> int:
+        with self._transaction():
+            return [self._run(name, before=before) for name in PRUNED_TABLES][-1]
+
+    # Administering
+
+    def directory_version(self) -> int:
+        return int(self._one("directory_version")["version"])
+
+    def directory(self) -> Directory:
+        with self._transaction(reading=True):
+            tenants, networks = self._all("tenants"), self._all("networks")
+            sources = [
+                Source(row["tenant"], row["channel"], row["name"], rows.decode(row["settings"])) for row in self._all("sources")
+            ]
+            keys = {row["hash"]: rows.key(row) for row in self._all("keys") if row["revoked_at"] is None}
+        return Directory(
+            tenants=frozenset(row["name"] for row in tenants),
+            sources={(source.channel, source.name): source for source in sources},
+            keys=keys,
+            networks={
+                name: [row["network"] for row in networks if row["tenant"] == name] for name in {n["tenant"] for n in networks}
+            },
+            callback_secrets={row["name"]: row["callback_secret"] for row in tenants if row["callback_secret"]},
+        )
+
+    def keys(self) -> list[Key]:
+        return [rows.key(row) for row in self._all("keys")]
+
+    def add_tenant(self, name: str, now: float) -> bool:
+        with self._transaction():
+            return bool(self._run("add_tenant", name=name, now=now))
+
+    def put_source(self, source: Source, now: float) -> bool:
+        with self._transaction():
+            values = attrs.asdict(source, recurse=False) | {"settings": rows.encode(source.settings), "now": now}
+            return bool(self._run("put_source", **values))
+
+    def remove_source(self, source: Source) -> bool:
+        with self._transaction():
+            return bool(self._run("remove_source", channel=source.channel, name=source.name, tenant=source.tenant))
+
+    def add_key(self, key: Key, key_hash: str, now: float) -> None:
+        with self._transaction():
+            self._run("add_key", id=key.id, tenant=key.tenant, hash=key_hash, hint=key.hint, now=now)
+
+    def revoke_key(self, key_id: str, now: float) -> bool:
+        with self._transaction():
+            return bool(self._run("revoke_key", id=key_id, now=now))
+
+    def callback_secret(self, tenant: str, candidate: str) -> str:
+        with self._transaction():
+            self._run("set_callback_secret", tenant=tenant, secret=candidate)
+            secrets = {row["name"]: row["callback_secret"] for row in self._all("tenants")}
+            return str(secrets[tenant])
+
+    def allow_network(self, tenant: str, network: str) -> None:
+        with self._transaction():
+            self._run("allow_network", tenant=tenant, network=network)

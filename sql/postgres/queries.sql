@@ -1,0 +1,335 @@
+-- The record's statements, by name; `sql/sqlite/queries.sql` has the same names, so that `diff` shows the dialect. What SQLite does in
+-- several statements under its one write lock, PostgreSQL does in one, for many jobs at a time: one round trip, no open transaction.
+
+-- name: known
+-- Which of the ids are there already.
+SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[])
+
+-- name: accept
+-- The careful way, for few jobs or when a COPY met an id that is there already: what is known is left as it is.
+INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input)
+SELECT (value->>0)::uuid, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, (value->>7)::integer, value->>8,
+       (value->>9)::float8, :now, :now, CASE WHEN value->>8 = 'quarantined' THEN :now::float8 END, value->>10, value->>11, value->>12,
+       value->>13, value->>14, value->>15, value->>16
+FROM json_array_elements(:rows::json) WITH ORDINALITY AS given(value, key) ORDER BY key
+ON CONFLICT (id) DO NOTHING RETURNING id
+
+-- name: accept_many
+-- The fast way: the triggers put what arrives into the queue.
+COPY jobs(id, tenant, channel, source, external_id, sender, priority, state, received_at, created_at, run_at, verified_by, fingerprint,
+          reply_to, options, input, conversation, last_error, replay_of, finished_at) FROM STDIN
+
+-- name: withdraw
+-- Only what nobody has begun: a job that its sender was told to send again.
+DELETE FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND state = 'queued' AND started_at IS NULL
+
+-- name: find_job
+SELECT * FROM jobs WHERE id = :id::uuid AND (:tenant::text IS NULL OR tenant = :tenant::text)
+
+-- name: list_jobs
+SELECT * FROM jobs
+WHERE (:tenant::text IS NULL OR tenant = :tenant::text)
+  AND (:states::text IS NULL OR state IN (SELECT json_array_elements_text(:states::json)))
+  AND (:channel::text IS NULL OR channel = :channel::text)
+  AND (:before::bigint IS NULL OR sequence < :before::bigint)
+ORDER BY sequence DESC LIMIT :limit
+
+-- name: list_jobs_called
+-- The same for one external id, by its index: what support asks first.
+SELECT * FROM jobs
+WHERE external_id = :external_id
+  AND (:tenant::text IS NULL OR tenant = :tenant::text)
+  AND (:states::text IS NULL OR state IN (SELECT json_array_elements_text(:states::json)))
+  AND (:channel::text IS NULL OR channel = :channel::text)
+  AND (:before::bigint IS NULL OR sequence < :before::bigint)
+ORDER BY sequence DESC LIMIT :limit
+
+-- name: queue_position
+SELECT count(*) AS ahead FROM queue WHERE place IN ('ready', 'waiting') AND (priority, sequence) < (:priority::integer, :sequence::bigint)
+
+-- name: ended
+SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
+
+-- name: story
+SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :id::uuid ORDER BY place
+
+-- name: counts
+SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 'running', 'quarantined') GROUP BY state
+
+-- name: ready
+-- What may be claimed, to fill the dispatch again or to find what it forgot.
+SELECT q.sequence, j.id, q.tenant, q.priority FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence
+WHERE q.place = 'ready' AND q.sequence > :after AND q.run_at <= :before ORDER BY q.sequence LIMIT :limit
+
+-- name: successors
+-- What may be claimed now in the conversations of jobs that have just left the queue.
+SELECT DISTINCT n.id, q.tenant, q.priority
+FROM jobs AS j CROSS JOIN LATERAL (
+    SELECT sequence, tenant, priority, place FROM queue WHERE chat = chat_of(j.conversation, j.tenant, j.channel, j.source) ORDER BY sequence LIMIT 1
+) AS q JOIN jobs AS n ON n.sequence = q.sequence
+WHERE j.id = ANY(:ids::text[]::uuid[]) AND j.conversation IS NOT NULL AND q.place = 'ready'
+
+-- name: cancel_waiting
+UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
+WHERE id = :id::uuid AND tenant = :tenant AND state IN ('scheduled', 'queued')
+
+-- name: cancel_running
+UPDATE jobs SET cancel_at = :now WHERE id = :id::uuid AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
+
+-- name: retry_ended
+WITH back AS (
+    UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL
+    WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%' RETURNING *)
+INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
+SELECT sequence, tenant, priority, 'ready', chat_of(conversation, tenant, channel, source), run_at FROM back
+
+-- name: reopen_outbox
+UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id::uuid AND state = 'failed'
+
+-- name: forget_callback
+DELETE FROM callbacks WHERE job_id = :id::uuid
+
+-- name: add_step
+INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, :step, attempt, :detail FROM jobs WHERE id = :id::uuid
+
+-- name: register_worker
+INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :process, :slots, :status, :now) RETURNING id
+
+-- name: see_worker
+UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id = :worker AND dead_at IS NULL
+
+-- name: set_progress
+UPDATE jobs AS j SET progress = g.progress
+FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :progress::float8[]) AS g(id, token, progress)
+WHERE j.id = g.id AND j.lease_token = g.token
+
+-- name: leases
+SELECT j.id, j.lease_token, j.cancel_at FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence WHERE q.place = 'running' AND q.worker_id = :worker
+
+-- name: workers
+SELECT id, name, process, slots, status, last_seen FROM workers WHERE dead_at IS NULL ORDER BY id
+
+-- name: bury_worker
+UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
+
+-- name: up_seconds
+SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS seconds
+
+-- name: orphans
+SELECT 1 FROM queue WHERE place = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
+
+-- name: rescue
+-- The claim counts as a rescue and not as an attempt.
+WITH orphans AS MATERIALIZED (
+    SELECT j.id FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence
+    WHERE q.place = 'running' AND q.worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL)
+    ORDER BY q.worker_id, q.sequence LIMIT 500 FOR UPDATE OF j SKIP LOCKED),
+rescued AS (
+    UPDATE jobs SET rescues = rescues + 1, attempt = attempt - 1, lease_token = NULL, worker_id = NULL, run_at = :now,
+        state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN rescues + 1 >= :rescues_max THEN 'quarantined' ELSE 'queued' END,
+        finished_at = CASE WHEN cancel_at IS NOT NULL OR rescues + 1 >= :rescues_max THEN :now::float8 END,
+        last_error = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled'
+                          WHEN rescues + 1 >= :rescues_max THEN 'its worker died ' || :rescues_max || ' times' ELSE 'its worker died' END
+    WHERE id = ANY(ARRAY(SELECT id FROM orphans)) AND state = 'running' RETURNING *),
+steps AS (
+    INSERT INTO job_steps(job, at, step, attempt, detail)
+    SELECT sequence, :now, CASE state WHEN 'queued' THEN 'rescued' ELSE state END, attempt, last_error FROM rescued),
+called AS (
+    INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM rescued
+    WHERE finished_at IS NOT NULL AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING)
+SELECT id FROM rescued
+
+-- name: promote
+UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(ARRAY(
+    SELECT sequence FROM queue WHERE place = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- name: claim
+-- The jobs named by `ids`, or else a fair pick: tenants by chance, an even share for each, by priority and age. The rows are locked
+-- before it is asked whether an earlier job of the same conversation is in the way; one that has to wait is marked, so that the next
+-- claim need not look at it, but only while the job in its way is held (FOR SHARE), or the mark could come after the last look of the
+-- transaction that ends that job and nobody would take it away.
+WITH RECURSIVE tenants(tenant) AS (
+    (SELECT tenant FROM queue WHERE place = 'ready' AND :ids::text[] IS NULL ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.tenant FROM queue AS q WHERE q.place = 'ready' AND q.tenant > t.tenant ORDER BY q.tenant LIMIT 1)
+    FROM tenants AS t WHERE t.tenant IS NOT NULL),
+drawn AS MATERIALIZED (SELECT tenant FROM tenants WHERE tenant IS NOT NULL ORDER BY random() LIMIT :count),
+fair AS MATERIALIZED (
+    SELECT q.*, row_number() OVER (PARTITION BY q.tenant ORDER BY q.priority, q.sequence) AS turn
+    FROM drawn CROSS JOIN LATERAL (
+        SELECT sequence, tenant, priority, chat FROM queue WHERE place = 'ready' AND tenant = drawn.tenant
+        ORDER BY priority, sequence LIMIT :looked / (SELECT count(*) FROM drawn) + 1 FOR UPDATE SKIP LOCKED) AS q),
+named AS MATERIALIZED (
+    SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
+        SELECT sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place = 'ready' FOR UPDATE SKIP LOCKED) AS q),
+candidates AS MATERIALIZED (SELECT * FROM fair UNION ALL SELECT * FROM named),
+blocked AS MATERIALIZED (
+    SELECT c.sequence, coalesce(
+        (SELECT e.sequence FROM queue AS e WHERE e.chat = c.chat AND e.place = 'running'),
+        (SELECT nullif(e.sequence, c.sequence) FROM queue AS e WHERE e.chat = c.chat ORDER BY e.sequence LIMIT 1)) AS blocker
+    FROM candidates AS c WHERE c.chat IS NOT NULL),
+held AS MATERIALIZED (
+    SELECT sequence FROM queue WHERE sequence = ANY(ARRAY(SELECT blocker FROM blocked WHERE blocker IS NOT NULL)) FOR SHARE SKIP LOCKED),
+parked AS (
+    UPDATE queue SET place = 'waiting'
+    WHERE sequence = ANY(ARRAY(SELECT b.sequence FROM blocked AS b JOIN held AS h ON h.sequence = b.blocker)) RETURNING 1),
+picked AS MATERIALIZED (
+    SELECT sequence FROM candidates WHERE sequence NOT IN (SELECT sequence FROM blocked WHERE blocker IS NOT NULL)
+    ORDER BY turn, priority, sequence LIMIT :count),
+claimed AS (
+    UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = gen_random_uuid(), worker_id = :worker, started_at = :now
+    WHERE sequence = ANY(ARRAY(SELECT sequence FROM picked)) AND state = 'queued'
+      AND EXISTS (SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL) RETURNING *),
+steps AS (INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, 'claimed', attempt, 'worker ' || :worker::text FROM claimed)
+SELECT (SELECT count(*) FROM parked) AS parked, claimed.* FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
+
+-- name: save_replies
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :results::text[], :parts::text[]) WITH ORDINALITY AS g(id, token, result, parts, place)),
+written AS (
+    UPDATE jobs AS j SET result = g.result, progress = 1 FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
+    RETURNING j.id, j.sequence, j.attempt, g.parts, g.place),
+added AS (
+    INSERT INTO outbox(job_id, part, text) SELECT w.id, p.part, p.text
+    FROM written AS w CROSS JOIN LATERAL json_array_elements_text(w.parts::json) WITH ORDINALITY AS p(text, part) ON CONFLICT DO NOTHING),
+steps AS (
+    INSERT INTO job_steps(job, at, step, attempt, detail)
+    SELECT sequence, :now, 'generated', attempt, json_array_length(parts::json) || ' part(s) to send' FROM written)
+SELECT place FROM written
+
+-- name: pending_parts
+SELECT part, text, attempts FROM outbox WHERE job_id = :id::uuid AND state = 'pending' ORDER BY part
+
+-- name: settle_parts
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :parts::integer[], :states::text[], :errors::text[], :reply_tos::text[])
+    WITH ORDINALITY AS g(id, token, part, state, error, reply_to, place)),
+owned AS MATERIALIZED (SELECT g.*, j.sequence, j.attempt FROM given AS g JOIN jobs AS j ON j.id = g.id AND j.lease_token = g.token),
+settled AS (
+    UPDATE outbox AS o SET state = g.state, attempts = o.attempts + 1, last_error = g.error, settled_at = :now
+    FROM owned AS g WHERE o.job_id = g.id AND o.part = g.part AND o.state = 'pending' RETURNING g.*),
+moved AS (UPDATE jobs AS j SET reply_to = s.reply_to FROM settled AS s WHERE j.id = s.id AND j.lease_token = s.token AND s.reply_to IS NOT NULL),
+steps AS (
+    INSERT INTO job_steps(job, at, step, attempt, detail)
+    SELECT sequence, :now, CASE state WHEN 'sent' THEN 'delivered' WHEN 'failed' THEN 'delivery_refused' ELSE 'delivery_postponed' END, attempt,
+           'part ' || part || coalesce(': ' || nullif(error, ''), '')
+    FROM settled ORDER BY place)
+SELECT place FROM owned
+
+-- name: end
+-- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead.
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[])
+    WITH ORDINALITY AS g(id, token, state, error, run_at, uncount, place)),
+written AS (
+    UPDATE jobs AS j SET
+        state = CASE WHEN g.state <> 'queued' THEN g.state WHEN j.cancel_at IS NOT NULL THEN 'cancelled'
+                     WHEN g.run_at <= :now THEN 'queued' ELSE 'scheduled' END,
+        finished_at = CASE WHEN g.state <> 'queued' OR j.cancel_at IS NOT NULL THEN :now::float8 END,
+        run_at = CASE WHEN g.state = 'queued' THEN g.run_at ELSE j.run_at END,
+        attempt = j.attempt - CASE WHEN g.state = 'queued' THEN g.uncount ELSE 0 END,
+        last_error = CASE WHEN g.state <> 'queued' THEN g.error WHEN j.cancel_at IS NOT NULL THEN 'cancelled' ELSE coalesce(g.error, j.last_error) END,
+        lease_token = NULL, worker_id = NULL
+    FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
+    RETURNING j.id, j.sequence, j.tenant, j.options, j.attempt, j.finished_at, j.state, g.error, g.uncount, g.place),
+steps AS (
+    INSERT INTO job_steps(job, at, step, attempt, detail)
+    SELECT sequence, :now, CASE WHEN finished_at IS NOT NULL THEN state WHEN uncount = 1 THEN 'released' ELSE 'retry_planned' END, attempt, error
+    FROM written
+    UNION ALL
+    SELECT j.sequence, :now, 'stale_finish', j.attempt, g.error FROM given AS g JOIN jobs AS j ON j.id = g.id
+    WHERE g.place NOT IN (SELECT place FROM written)),
+called AS (
+    INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM written
+    WHERE finished_at IS NOT NULL AND options <> '{}' AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING)
+SELECT place FROM written
+
+-- name: open_callback
+INSERT INTO callbacks(job_id, tenant, url, next_at)
+SELECT id, tenant, options::json->>'callback_url', :now FROM jobs
+WHERE id = :id::uuid AND options::json->>'callback_url' IS NOT NULL AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
+ON CONFLICT DO NOTHING
+
+-- name: find_callback
+SELECT state, attempts, last_error, url FROM callbacks WHERE job_id = :id::uuid
+
+-- name: callback_due
+SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
+
+-- name: claim_callbacks
+UPDATE callbacks SET lease_token = :token::uuid, next_at = :lease_until, attempts = attempts + 1
+WHERE job_id = ANY(ARRAY(
+    SELECT job_id FROM callbacks WHERE state = 'pending' AND next_at <= :now AND job_id IN (
+        SELECT job_id FROM (
+            SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY next_at) AS place FROM callbacks
+            WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT json_array_elements_text(:busy::json))) AS due
+        WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
+    FOR UPDATE SKIP LOCKED))
+RETURNING job_id, tenant, url, attempts, lease_token
+
+-- name: settle_callback
+UPDATE callbacks SET state = :state, next_at = coalesce(:next_at::float8, next_at), last_error = :error, lease_token = NULL,
+                     settled_at = CASE WHEN :state = 'pending' THEN NULL ELSE :now::float8 END
+WHERE job_id = :id::uuid AND lease_token = :token::uuid
+
+-- name: prune_steps
+DELETE FROM job_steps WHERE job = ANY(ARRAY(
+    SELECT sequence FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
+
+-- name: prune_outbox
+DELETE FROM outbox WHERE job_id = ANY(ARRAY(
+    SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
+
+-- name: prune_callbacks
+DELETE FROM callbacks WHERE job_id = ANY(ARRAY(
+    SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
+
+-- name: prune_jobs
+DELETE FROM jobs WHERE id = ANY(ARRAY(
+    SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
+
+-- name: prune_workers
+DELETE FROM workers WHERE dead_at < :before
+
+-- name: directory_version
+SELECT version FROM directory_version
+
+-- name: tenants
+SELECT name, callback_secret FROM tenants ORDER BY name
+
+-- name: add_tenant
+INSERT INTO tenants(name, created_at) VALUES (:name, :now) ON CONFLICT DO NOTHING
+
+-- name: set_callback_secret
+UPDATE tenants SET callback_secret = :secret WHERE name = :tenant AND callback_secret IS NULL
+
+-- name: sources
+SELECT tenant, channel, name, settings FROM sources ORDER BY channel, name
+
+-- name: put_source
+INSERT INTO sources(channel, name, tenant, settings, created_at) VALUES (:channel, :name, :tenant, :settings, :now)
+ON CONFLICT(channel, name) DO UPDATE SET settings = :settings WHERE sources.tenant = :tenant
+
+-- name: remove_source
+DELETE FROM sources WHERE channel = :channel AND name = :name AND tenant = :tenant
+
+-- name: keys
+SELECT id, tenant, hash, hint, created_at, revoked_at FROM keys ORDER BY created_at
+
+-- name: add_key
+INSERT INTO keys(id, tenant, hash, hint, created_at) VALUES (:id, :tenant, :hash, :hint, :now)
+
+-- name: revoke_key
+UPDATE keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
+
+-- name: networks
+SELECT tenant, network FROM allowed_networks ORDER BY tenant, network
+
+-- name: allow_network
+INSERT INTO allowed_networks(tenant, network) VALUES (:tenant, :network) ON CONFLICT DO NOTHING
+
+-- name: unpark
+-- A safety net: what waits although nothing is in its way. It finds nothing, or there is a fault elsewhere.
+UPDATE queue AS q SET place = 'ready'
+WHERE q.place = 'waiting' AND NOT EXISTS (SELECT 1 FROM queue AS e WHERE e.chat = q.chat AND (e.sequence < q.sequence OR e.place = 'running'))
