@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
+from sentinel.directory_copy import DirectoryCopy
 from sentinel.edge.keys import hash_key, is_well_formed
 from sentinel.errors import Forged, NotFound, Unavailable
 from sentinel.http import Request
@@ -21,7 +22,20 @@ class DirectoryFollower:
 
     store: Store
     current: Directory = attrs.field(factory=Directory)
+    copy: DirectoryCopy | None = None
     _version: int = 0
+
+    async def start(self) -> None:
+        """Read it for the first time; from the copy while the record does not answer. Raises Unavailable if there is none."""
+        try:
+            await self.store.call(self.store.record.migrate)
+            await self.refresh()
+        except Unavailable as error:
+            kept = self.copy.read() if self.copy else None
+            if kept is None:
+                raise
+            self.current = kept
+            log.warning("directory.from_copy", reason=error.detail)
 
     async def refresh(self) -> None:
         """Read the directory again if it changed. Raises Unavailable when the record cannot be read."""
@@ -29,6 +43,8 @@ class DirectoryFollower:
         if version != self._version:
             self.current = await self.store.call(self.store.record.directory)
             self._version = version
+            if self.copy is not None:
+                self.copy.write(self.current)
 
     async def run(self) -> None:
         """Follow changes for ever, within FOLLOW_SECONDS. Belongs in the owner's nursery."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
+from pathlib import Path
 
 import attrs
 import trio
 
 from sentinel.directory import DirectoryFollower
+from sentinel.directory_copy import DirectoryCopy
+from sentinel.dispatch.keeper import open_keeper
+from sentinel.dispatch.offers import open_offers
 from sentinel.errors import Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
+from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
-from sentinel.intake import RECORD_SHARE, Intake
+from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
 from sentinel.logs import log
-from sentinel.records import Store, open_record
+from sentinel.records import Store, is_served, open_record
+from sentinel.records.spool import Spool
 from sentinel.settings import Settings
 from sentinel.watch import Watch
 from sentinel.webhooks import Webhooks
-
-WORKER_SEEN_SECONDS = 15.0
 
 
 @attrs.define(eq=False)
@@ -29,9 +33,9 @@ class Gateway:
 
     settings: Settings
     directory: DirectoryFollower
-    reader: Store
     webhooks: Webhooks
     jobs: JobApi
+    health: Health
     clock: Callable[[], float] = time.time
     in_flight: int = 0
 
@@ -82,20 +86,10 @@ class Gateway:
         """
         200 if progress is possible: the record answers and a worker with a model is alive.
 
-        With `?only=record` the workers do not count: what a load balancer should ask, since webhooks are kept without them.
+        With `?only=record` it is enough that webhooks are kept, in the record or in the spool: what a load balancer should ask.
         """
-        checks = {"record": "ok", "worker": "ok"}
-        with trio.move_on_after(self.settings.ack_budget) as scope:
-            try:
-                workers = await self.reader.call(self.reader.record.workers)
-                alive = [worker.status for worker in workers if worker.last_seen > self.clock() - WORKER_SEEN_SECONDS]
-                if "ready" not in alive:
-                    checks["worker"] = alive[0] if alive else "no worker is running"
-            except Unavailable as error:
-                checks["record"] = error.detail
-        if scope.cancelled_caught:
-            checks["record"] = "does not answer"
-        needed = ("record",) if request.parameters().get("only") == "record" else ("record", "worker")
+        checks = await self.health.checks(self.clock())
+        needed = self.health.needed(request.parameters().get("only") == "record")
         ready = all(checks[name] == "ok" for name in needed)
         headers = () if ready else (("retry-after", "5"),)
         return json_response(200 if ready else 503, {"ready": ready, "checks": checks}, *headers)
@@ -104,27 +98,40 @@ class Gateway:
 @asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose background tasks run; if one of them dies, so does the block that uses it."""
-    writer = Store(open_record(settings.record, settings.ack_budget * RECORD_SHARE))
-    reader = Store(open_record(settings.record, settings.ack_budget * RECORD_SHARE))
-    with closing(writer.record), closing(reader.record):
-        intake = Intake(writer, settings.ack_budget, settings.intake_max)
-        directory, watch = DirectoryFollower(reader), Watch(reader, settings.requests_max // 4)
-        await directory.refresh()
+    seconds = settings.ack_budget * RECORD_SHARE
+    writer = Store(open_record(settings.record, seconds, prepared=False))
+    reader = Store(open_record(settings.record, seconds, prepared=False))
+    spool, copy = _open_spool(settings)
+    with closing(writer.record), closing(reader.record), closing(spool) if spool else nullcontext():
+        directory, watch = DirectoryFollower(reader, copy=copy), Watch(reader, settings.requests_max // 4)
+        await directory.start()
+        keeper = open_keeper(settings.redis, reader)
+        offers = open_offers(keeper, reader)
+        intake = Intake(writer, settings.ack_budget, settings.intake_max, spool, offers.arrived if offers else None)
         gateway = Gateway(
             settings=settings,
             directory=directory,
-            reader=reader,
             webhooks=Webhooks(directory, intake),
             jobs=JobApi(directory, intake, reader, watch),
+            health=Health(settings, reader, intake.spooling, keeper),
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(directory.run)
-            nursery.start_soon(watch.run)
+            for task in (directory, watch, keeper, offers):
+                if task is not None:
+                    nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:
                 commits.start_soon(intake.run)
                 yield gateway
                 intake.close()
             nursery.cancel_scope.cancel()
+
+
+def _open_spool(settings: Settings) -> tuple[Spool | None, DirectoryCopy | None]:
+    """What lets a gateway go on without its record: the spool, and a copy of the directory beside it."""
+    if settings.spool == "off" or not is_served(settings.record):
+        return None, None
+    spool = Spool(settings.spool, settings.ack_budget * SPOOL_SHARE)
+    return spool, DirectoryCopy(Path(settings.spool))
 
 
 def _allow(request: Request, *methods: str) -> None:

@@ -141,6 +141,18 @@ class GroupCommit(Generic[Item, Result]):
             await self._settle(batch)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is being written."""
+        return not self._waiting and not self._writing
+
+    def turn_away(self, error: Exception) -> None:
+        """Give this error to all whose writing has not begun: they have somewhere better to go."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.error = error
+            one.settle()
+
+    @property
     def closed(self) -> bool:
         """Whether nothing more is taken."""
         return self._closing

@@ -1,4 +1,4 @@
-"""Keeps jobs before anybody is answered: group commit into the record, inside the acknowledgment budget.
+"""Keeps jobs before anybody is answered: group commit into the record, or into the spool, inside the acknowledgment budget.
 
 Must not answer "kept" for anything that is not committed, nor keep a caller longer than the budget.
 """
@@ -6,36 +6,55 @@ Must not answer "kept" for anything that is not committed, nor keep a caller lon
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
+import trio
 
+from sentinel.errors import Unavailable
 from sentinel.group_commit import GroupCommit
 from sentinel.logs import log
 from sentinel.model import NewJob
 from sentinel.records import Store
+from sentinel.records.spool import Spool
+from sentinel.spooling import Spooling
 
 Jobs = tuple[NewJob, ...]
-RECORD_SHARE = 0.6  # of the budget, for the record to say yes or no; what is left is for answering in time when it says nothing
+# Shares of the budget: the record has to say yes or no; then the spool has; the rest is for answering in time.
+RECORD_SHARE = 0.55
+SPOOL_SHARE = 0.25
+DOOR_SHARE = 0.1
 ANSWER_SHARE = 0.9
+SPOOLED_REMEMBERED = 10_000
 
 
 @attrs.define(eq=False)
 class Intake:
-    """Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it."""
+    """
+    Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it.
+
+    Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact.
+    """
 
     store: Store
     budget_seconds: float
     waiting_max: int
+    spool: Spool | None = None
+    arrived: Callable[[Sequence[NewJob]], None] | None = None
+    spooling: Spooling | None = attrs.field(init=False, default=None)
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
+    _spooled: dict[str, None] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        if self.spool is not None:
+            budget, told = self.budget_seconds, self.arrived or (lambda _jobs: None)
+            self.spooling = Spooling(self.spool, self.store, self.waiting_max, budget * SPOOL_SHARE, budget * DOOR_SHARE, told)
         self._commits = GroupCommit(
             self._flush,
             self.store.limiter,
             waiting_max=self.waiting_max,
             abandoned=self._withdraw,
-            seconds_max=self.budget_seconds * ANSWER_SHARE,
+            seconds_max=self.budget_seconds * (RECORD_SHARE if self.spooling else ANSWER_SHARE),
         )
 
     async def accept(self, jobs: Sequence[NewJob]) -> list[bool]:
@@ -45,22 +64,60 @@ class Intake:
         Raises:
             Unavailable: not committed in time. The sender should try again; an id that says what its job is about makes that safe.
         """
-        return await self._commits.submit(tuple(jobs))
+        given = tuple(jobs)
+        spooling = self.spooling
+        if spooling is not None:
+            await spooling.passage()
+            if spooling.active:
+                return await spooling.keep(given)
+        try:
+            created = await self._commits.submit(given)
+        except Unavailable as error:
+            if spooling is None or self._commits.closed:
+                raise
+            return await self._fall_back(spooling, given, error)
+        if self.arrived is not None:
+            self.arrived([job for job, new in zip(given, created, strict=True) if new])
+        return created
+
+    async def _fall_back(self, spooling: Spooling, jobs: Jobs, error: Unavailable) -> list[bool]:
+        """Keep the jobs in the spool, and send those after them who still wait for the record."""
+        self._spooled |= {job.id: None for job in jobs if not job.external_id}
+        while len(self._spooled) > SPOOLED_REMEMBERED:
+            del self._spooled[next(iter(self._spooled))]
+        if not spooling.active:
+            self._commits.turn_away(error)
+        try:
+            return await spooling.keep(jobs, error.detail)
+        except Unavailable:
+            for job in jobs:
+                self._spooled.pop(job.id, None)
+            raise
 
     async def run(self) -> None:
         """Commit until closed. Belongs in the gateway's nursery."""
-        await self._commits.run()
+        async with trio.open_nursery() as nursery:
+            if self.spooling is not None:
+                nursery.start_soon(self.spooling.run)
+            await self._commits.run()
 
     def close(self) -> None:
         """Take nothing more; `run` returns when the rest is committed."""
         self._commits.close()
+        if self.spooling is not None:
+            self.spooling.close()
 
     def _flush(self, batches: Sequence[Jobs]) -> list[list[bool]]:
         created = iter(self.store.record.accept([job for jobs in batches for job in jobs], time.time()))
         return [[next(created) for _ in jobs] for jobs in batches]
 
     def _withdraw(self, late: Sequence[tuple[Jobs, list[bool]]]) -> None:
-        """Remove what was committed after its sender was told to try again, if a second try could not be recognised as the same."""
-        ids = [job.id for jobs, created in late for job, new in zip(jobs, created, strict=True) if new and not job.external_id]
+        """
+        Remove what was committed after its sender was told to try again, if a second try could not be recognised as the same.
+
+        What went to the spool meanwhile was promised; there it has the same id.
+        """
+        written = [job for jobs, created in late for job, new in zip(jobs, created, strict=True) if new]
+        ids = [job.id for job in written if not job.external_id and job.id not in self._spooled]
         if ids:
             log.warning("intake.withdrawn", jobs=self.store.record.withdraw(ids))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import attrs
+import trio
 
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import BadInput, KeyReused, NotFound, Unavailable
@@ -37,6 +38,7 @@ class JobApi:
     intake: Intake
     store: Store
     watch: Watch
+    look_seconds_max: float = 0.1
 
     async def submit(self, request: Request, now: float) -> Response:
         """202 with the job once it is kept; 200 with the finished job if `Prefer: wait` saw it end."""
@@ -49,7 +51,8 @@ class JobApi:
             await self._check_same_body(job)
         waited = await self._wait(request, job.id, tenant)
         document = _just_accepted(job)
-        with suppress(Unavailable, NotFound):  # the job is committed; an error would make its sender post it again
+        # The job is committed: neither an error nor a record that hangs may make its sender post it again.
+        with suppress(Unavailable, NotFound), trio.move_on_after(self.look_seconds_max):
             document = await self._document(await self._find(job.id, tenant))
         headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *waited]
         if not created:
@@ -75,13 +78,13 @@ class JobApi:
         """The tenant's jobs, newest first, a page at a time."""
         tenant = self.directory.authenticate(request).tenant
         wanted = await self._filter(request.parameters(), tenant)
-        jobs = await self.store.call(self.store.record.list_jobs, attrs.evolve(wanted, limit=wanted.limit + 1))
+        jobs = await self.store.read(self.store.record.list_jobs, attrs.evolve(wanted, limit=wanted.limit + 1))
         page = jobs[: wanted.limit]
         body = {"object": "list", "data": [job_document(job) for job in page], "has_more": len(jobs) > len(page)}
         return json_response(200, body | {"last_id": page[-1].id if page else None})
 
     async def _find(self, job_id: str, tenant: str) -> Job:
-        job = await self.store.call(self.store.record.find_job, job_id, tenant)
+        job = await self.store.read(self.store.record.find_job, job_id, tenant)
         if job is None:
             raise NotFound("There is no job of that id.")
         return job
@@ -89,13 +92,13 @@ class JobApi:
     async def _document(self, job: Job) -> dict[str, Any]:
         position = callback = None
         if job.state is State.QUEUED:
-            position = 1 + await self.store.call(self.store.record.queue_position, job)
+            position = 1 + await self.store.read(self.store.record.queue_position, job)
         if "callback_url" in job.options:
-            callback = await self.store.call(self.store.record.find_callback, job.id)
+            callback = await self.store.read(self.store.record.find_callback, job.id)
         return job_document(job, position, callback)
 
     async def _check_same_body(self, job: NewJob) -> None:
-        kept = await self.store.call(self.store.record.find_job, job.id, job.tenant)
+        kept = await self.store.read(self.store.record.find_job, job.id, job.tenant)
         if kept is not None and kept.fingerprint != job.fingerprint:
             raise KeyReused(f"The Idempotency-Key was used for job {job.id} with a different body.")
 

@@ -1,4 +1,7 @@
-"""Takes jobs back from workers that died, and removes what is older than the retention. Every worker may do it."""
+"""Takes jobs back from workers that died, wakes those that are due, and removes what is older than the retention.
+
+Every worker may do it.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,45 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.logs import log
-from sentinel.records import Store
+from sentinel.records import LEASE_SECONDS, Store
 
 REAP_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
 DAY_SECONDS = 86_400.0
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Janitor:
     """Cleans up in the record."""
 
     store: Store
     retention_days: int
+    _well_since: float = attrs.field(factory=trio.current_time)
 
     async def run(self) -> None:
         """Clean up for ever, starting now: what a worker left behind that was here before us should not wait."""
         pruned_at = float("-inf")
         while True:
             try:
-                if rescued := await self.store.call(self.store.record.reap, time.time()):
-                    log.warning("jobs.rescued", jobs=rescued)
+                await self.store.call(self.store.record.promote, time.time())
+                await self._reap()
                 if trio.current_time() - pruned_at > PRUNE_SECONDS:
                     pruned_at = trio.current_time()
                     await self._prune()
             except Unavailable as error:
                 log.warning("janitor.record_unavailable", reason=error.detail)
+                self._well_since = trio.current_time()
             await trio.sleep(REAP_SECONDS)
+
+    async def _reap(self) -> None:
+        """
+        Take back what dead workers held.
+
+        Just after an outage everybody has been silent, the living too; they get the time of one lease to be heard again.
+        """
+        well_seconds = min(trio.current_time() - self._well_since, await self.store.call(self.store.record.up_seconds))
+        if rescued := await self.store.call(self.store.record.reap, time.time(), well_seconds > LEASE_SECONDS):
+            log.warning("jobs.rescued", jobs=rescued)
 
     async def _prune(self) -> None:
         while pruned := await self.store.call(self.store.record.prune, time.time() - self.retention_days * DAY_SECONDS):

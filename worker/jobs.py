@@ -11,6 +11,7 @@ import time
 import attrs
 import trio
 
+from sentinel.dispatch.offers import Offers
 from sentinel.errors import GenerationFailed, NotFound, SentinelError, Unavailable
 from sentinel.logs import log
 from sentinel.model import Claim, State
@@ -18,12 +19,12 @@ from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
 from worker.agent import build_prompt, build_result
+from worker.claiming import Claiming
 from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.presence import Presence, Running, Stopped
 
-IDLE_SECONDS = 0.02
 DELIVERIES_MAX = 64
 _EVENTS = {True: "job.ended", False: "job.postponed"}
 
@@ -42,6 +43,8 @@ class Jobs:
     presence: Presence
     delivery: Delivery
     commits: Commits
+    claiming: Claiming
+    offers: Offers | None = None
     _slots: trio.Semaphore = attrs.field(init=False)
     _places: trio.Semaphore = attrs.field(init=False)
     _idle: trio.Event = attrs.field(factory=trio.Event)
@@ -66,21 +69,18 @@ class Jobs:
         while True:
             count = await self._reserve()
             try:
-                claims = await self.store.call(self._claim, count)
+                claims, again = await self.claiming.claim(self.presence.worker, count)
             except Unavailable as error:
                 log.warning("worker.claim_failed", reason=error.detail)
-                claims = []
+                self.presence.doubt()
+                claims, again = [], False
             for claim in claims:
                 running = self.presence.running[claim.lease_token] = Running(claim)
                 self._idle = trio.Event()
                 nursery.start_soon(self._run_job, running)
             self._give_back(count - len(claims))
-            if not claims:
-                await trio.sleep(IDLE_SECONDS)
-
-    def _claim(self, count: int) -> list[Claim]:
-        """Claim, in the record's thread, by the time when its turn has come."""
-        return self.store.record.claim(self.presence.worker, count, time.time())
+            if not again:
+                await self.claiming.wait()
 
     async def _reserve(self) -> int:
         """Wait for a free slot; take it and all others that are free, each with its place among the jobs under way."""
@@ -169,6 +169,8 @@ class Jobs:
         except Unavailable:
             log.error("job.ending_unwritten", job=ending.job_id, state=ending.state)
             return
+        if self.offers is not None and running.claim.job.conversation is not None:
+            self.offers.ended(ending.job_id)
         event = _EVENTS[ending.state.ended] if written else "job.lease_lost"
         log.info(event, job=ending.job_id, state=ending.state, error=ending.error)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import trio
 
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import ModelUnavailable
+from sentinel.dispatch.keeper import open_keeper
+from sentinel.dispatch.offers import open_offers
+from sentinel.errors import ModelUnavailable, Unavailable
 from sentinel.logs import log
 from sentinel.outbound import open_outbound
-from sentinel.records import Store, open_record
+from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.settings import Settings
 from sentinel.stop import stop_requested
 from worker.bundled import bundled_model
 from worker.callbacks import Callbacks
+from worker.claiming import Claiming
 from worker.commits import open_commits
 from worker.delivery import Delivery
 from worker.engine import Engine, open_engine
@@ -23,6 +26,7 @@ from worker.jobs import Jobs
 from worker.presence import Presence, register
 
 MODEL_RETRY_SECONDS = 5.0
+RECORD_RETRY_SECONDS = 1.0
 
 
 async def work(settings: Settings) -> None:
@@ -36,24 +40,56 @@ async def work(settings: Settings) -> None:
 
 async def work_until(stopping: trio.Event, settings: Settings) -> None:
     """Work until `stopping` is set, then give back what is left within the grace."""
-    store = Store(open_record(settings.record))
+    store = await _patiently_open(settings, stopping)
+    if store is None:
+        return
+    with ExitStack() as opened:
+        opened.callback(store.record.close)
+        writing = store
+        if is_served(settings.record):  # a second connection: what is ended need not wait for what is claimed
+            writing = Store(open_record(settings.record, prepared=False))
+            opened.callback(writing.record.close)
+        presence = await register(store, "starting")
+        await _work(stopping, settings, store, writing, presence)
+        await presence.leave()
+    log.info("worker.stopped")
+
+
+async def _work(stopping: trio.Event, settings: Settings, store: Store, writing: Store, presence: Presence) -> None:
     directory = DirectoryFollower(store)
     await directory.refresh()
-    presence = await register(store, "starting")
     async with open_outbound(settings.send_seconds_max) as outbound, trio.open_nursery() as nursery:
-        nursery.start_soon(presence.run)
-        nursery.start_soon(directory.run)
-        nursery.start_soon(Janitor(store, settings.retention_days).run)
-        nursery.start_soon(Callbacks(store, directory, outbound).run)
-        async with open_commits(store) as commits, AsyncExitStack() as stack:
+        keeper = open_keeper(settings.redis, store)
+        offers = open_offers(keeper, store)
+        for task in (
+            presence,
+            directory,
+            Janitor(store, settings.retention_days),
+            Callbacks(store, directory, outbound),
+            keeper,
+            offers,
+        ):
+            if task is not None:
+                nursery.start_soon(task.run)
+        async with open_commits(writing) as commits, AsyncExitStack() as stack:
             engine = await _enter_engine(stack, settings, presence, stopping)
             if engine is not None:
-                delivery = Delivery(store, directory, outbound, commits)
-                await Jobs(settings, store, engine, presence, delivery, commits).run(stopping)
+                delivery = Delivery(writing, directory, outbound, commits)
+                claiming = Claiming(store, keeper, open_bell(settings.record))
+                await Jobs(settings, store, engine, presence, delivery, commits, claiming, offers).run(stopping)
         nursery.cancel_scope.cancel()
-    await presence.leave()
-    store.record.close()
-    log.info("worker.stopped")
+
+
+async def _patiently_open(settings: Settings, stopping: trio.Event) -> Store | None:
+    """The record, as soon as it answers; None if the worker is told to stop before that."""
+    while not stopping.is_set():
+        try:
+            return Store(await trio.to_thread.run_sync(open_record, settings.record))
+        except Unavailable as error:
+            log.error("worker.record_unavailable", reason=error.detail, retry_seconds=RECORD_RETRY_SECONDS)
+            with trio.move_on_after(RECORD_RETRY_SECONDS):
+                await stopping.wait()
+    return None
 
 
 async def _stop_when_told(stopping: trio.Event) -> None:

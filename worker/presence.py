@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 
 import attrs
@@ -15,11 +17,12 @@ import trio
 
 from sentinel.errors import SentinelError, Unavailable
 from sentinel.logs import log
-from sentinel.model import Claim
+from sentinel.model import Claim, State
 from sentinel.processes import process_name
-from sentinel.records import LEASE_SECONDS, Progress, Store
+from sentinel.records import LEASE_SECONDS, Ending, Lease, Progress, Store
 
 LOOK_SECONDS = 0.25
+LOOKS_TO_BE_SURE = 4
 HEARTBEAT_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
 SAFE_SECONDS = LEASE_SECONDS * 2 / 3  # without a heartbeat for this long, somebody else may soon own our jobs
@@ -69,6 +72,8 @@ class Presence:
     running: dict[str, Running] = attrs.field(factory=dict)
     _seen: float = attrs.field(factory=trio.current_time)
     _told: tuple[int, str] = (0, "")
+    _doubts: bool = False
+    _strangers: Counter[str] = attrs.field(factory=Counter)
 
     async def run(self) -> None:
         """Look after the leases for ever. Raises DeclaredDead; then the process must end. Belongs in the worker's nursery."""
@@ -81,9 +86,16 @@ class Presence:
                 self._stop_if_unseen()
             await trio.sleep(LOOK_SECONDS)
 
+    def doubt(self) -> None:
+        """A claim failed: perhaps it was committed and only its answer was lost, so look for jobs that are ours unknown to us."""
+        self._doubts = True
+
     async def leave(self) -> None:
         """Tell the record that this worker is gone, so that nobody waits for it."""
-        await self.store.call(self.store.record.bury, self.worker, time.time())
+        try:
+            await self.store.call(self.store.record.bury, self.worker, time.time())
+        except Unavailable as error:
+            log.warning("worker.left_silently", reason=error.detail)
 
     async def _beat(self) -> None:
         since = trio.current_time() - self._seen
@@ -101,15 +113,28 @@ class Presence:
 
     async def _check_leases(self) -> None:
         ours = list(self.running.values())
-        if not ours:
+        if not ours and not self._doubts:
             return
         leases = {lease.job_id: lease for lease in await self.store.call(self.store.record.leases, self.worker)}
+        if self._doubts:
+            await self._give_back_strangers(list(leases.values()))
         for job in ours:
             lease = leases.get(job.claim.job.id)
             if lease is None or lease.lease_token != job.claim.lease_token:
                 job.stop(Stopped.LEASE_LOST)
             elif lease.cancelled:
                 job.stop(Stopped.CANCELLED)
+
+    async def _give_back_strangers(self, leases: Sequence[Lease]) -> None:
+        """Give back what the record says is ours and nobody here has heard of in several looks."""
+        unknown = [lease for lease in leases if lease.lease_token not in self.running]
+        self._strangers = Counter({lease.lease_token: self._strangers[lease.lease_token] + 1 for lease in unknown})
+        sure = [lease for lease in unknown if self._strangers[lease.lease_token] >= LOOKS_TO_BE_SURE]
+        endings = [Ending(lease.job_id, lease.lease_token, State.QUEUED, run_at=time.time(), uncount=True) for lease in sure]
+        if endings:
+            log.warning("worker.gave_back", jobs=len(endings))
+            await self.store.call(self.store.record.end, endings, time.time())
+        self._doubts = bool(unknown)
 
     def _stop_if_unseen(self) -> None:
         if trio.current_time() - self._seen > SAFE_SECONDS:

@@ -211,6 +211,9 @@ class Record(Protocol):
     def leases(self, worker: int) -> list[Lease]:
         """The jobs that the record says this worker runs."""
 
+    def promote(self, now: float) -> int:
+        """Make scheduled jobs that are due claimable; how many."""
+
     def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]:
         """
         Up to `count` jobs, fair between tenants, by priority and age, one at a time per conversation.
@@ -291,6 +294,16 @@ class Record(Protocol):
         """Let the tenant's callbacks go to this network (CIDR), also by plain http."""
 
 
+class Bell(Protocol):
+    """Tells of new jobs. Blocks its thread; one thread at a time."""
+
+    def wait(self, seconds: float) -> bool:
+        """True when jobs arrive; False after `seconds`, though it may have been deaf. Raises Unavailable."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
 @attrs.frozen(eq=False)
 class Store:
     """A record and the one thread at a time that may use it."""
@@ -302,12 +315,31 @@ class Store:
         """`method(*args)` in a thread; `method` is one of the record's. Waits its turn; the driver's own timeout bounds it."""
         return await trio.to_thread.run_sync(method, *args, limiter=self.limiter)
 
+    async def read(self, method: Callable[..., T], *args: Any) -> T:
+        """The same for what only reads: a caller that is cancelled need not wait for the thread. Its turn ends with the thread."""
+        return await trio.to_thread.run_sync(method, *args, limiter=self.limiter, abandon_on_cancel=True)
 
-def open_record(url: str, busy_seconds: float = 10.0) -> Record:
+
+def open_bell(url: str) -> Bell | None:
+    """What rings for new jobs in that record; None where the only way is to look."""
+    if not is_served(url):
+        return None
+    from sentinel.records.postgres_bell import PostgresBell
+
+    return PostgresBell(url)
+
+
+def is_served(url: str) -> bool:
+    """Whether the record is a server's: then it can be away while we are not, and takes several connections at once."""
+    return not url.startswith("sqlite:")
+
+
+def open_record(url: str, busy_seconds: float = 10.0, *, prepared: bool = True) -> Record:
     """
     The record that `url` names (`sqlite:PATH` or `postgresql://…`), with its schema up to date.
 
-    `busy_seconds` bounds how long a call waits for the store before it raises Unavailable.
+    `busy_seconds` bounds how long a call waits for the store before it raises Unavailable. Not `prepared`, a server need not answer
+    yet; somebody has to `migrate` before the record is used.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite":
@@ -320,5 +352,8 @@ def open_record(url: str, busy_seconds: float = 10.0) -> Record:
         except ImportError:
             raise SettingsError("A PostgreSQL record needs psycopg: pip install 'sentinel-gateway[postgres]'.") from None
 
-        return PostgresRecord(url, busy_seconds)
+        served = PostgresRecord(url, busy_seconds)
+        if prepared:
+            served.migrate()
+        return served
     raise SettingsError(f"SENTINEL_RECORD has the unknown scheme {scheme!r}.")

@@ -58,7 +58,6 @@ class PostgresRecord(SqlRecord):
         self._pooled = False  # a pooler is in between that takes no startup options and keeps no prepared statements
         self._ask_first = 0
         self._promoted = float("-inf")
-        self.migrate()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -137,9 +136,9 @@ class PostgresRecord(SqlRecord):
         if ids is not None:
             return self._claim(worker, count, count, now, ids)[0]
         if time.monotonic() - self._promoted >= PROMOTE_SECONDS:  # a queue that is never empty must not keep the others out
-            self._promote(now)
+            self.promote(now)
         claims = self._claim_fairly(worker, count, now)
-        if len(claims) < count and self._promote(now):
+        if len(claims) < count and self.promote(now):
             claims += self._claim_fairly(worker, count - len(claims), now)
         return claims
 
@@ -165,7 +164,7 @@ class PostgresRecord(SqlRecord):
         claims = [Claim(rows.job(row), row["lease_token"]) for row in found if row["id"] is not None]
         return claims, found[0]["parked"]
 
-    def _promote(self, now: float) -> int:
+    def promote(self, now: float) -> int:
         self._promoted = time.monotonic()
         return self._run("promote", now=now)
 

@@ -11,6 +11,10 @@ from sentinel.model import Job, Key, NewJob, State
 from sentinel.records import Ending
 
 _DOCUMENTS = ("input", "reply_to", "options", "result")
+_NEW_JOB_FIELDS = (
+    "id", "tenant", "channel", "source", "external_id", "conversation", "sender", "priority", "state", "received_at", "last_error",
+    "verified_by", "fingerprint", "replay_of", "reply_to", "options", "input",
+)  # fmt: skip
 _FIELDS = tuple(field.name for field in attrs.fields(Job))
 
 
@@ -21,6 +25,13 @@ def job_row(job: NewJob) -> list[Any]:
         job.received_at, job.last_error, job.verified_by, job.fingerprint, job.replay_of, encode(job.reply_to),
         encode(job.options), encode(job.input),
     ]  # fmt: skip
+
+
+def new_job(row: list[Any]) -> NewJob:
+    """The job that `job_row` made the row of."""
+    values = dict(zip(_NEW_JOB_FIELDS, row, strict=True))
+    values |= {name: decode(values[name]) for name in ("reply_to", "options", "input")}
+    return NewJob(**values | {"state": State(values["state"]), "input": tuple(values["input"])})
 
 
 def copy_line(job: NewJob, now: float) -> str:

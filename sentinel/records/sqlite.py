@@ -70,6 +70,10 @@ class SqliteRecord(SqlRecord):
         self._step(job_id, "claimed", now, f"worker {worker}")
         return Claim(rows.job(row), token)
 
+    def promote(self, now: float) -> int:
+        with self._transaction():
+            return self._run("promote", now=now)
+
     def up_seconds(self) -> float:
         return float("inf")  # a file needs nobody to be up
 

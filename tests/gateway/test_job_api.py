@@ -495,7 +495,8 @@ class Blind:
 class TestHealth:
     async def test_alive(self, gateway: Gateway):
         """/healthz says that the process answers, and asks nothing else."""
-        answer = answer_of(await attrs.evolve(gateway, reader=Store(Blind())).handle(Request("GET", "/healthz")))
+        blind = attrs.evolve(gateway, health=attrs.evolve(gateway.health, store=Store(Blind())))
+        answer = answer_of(await blind.handle(Request("GET", "/healthz")))
         assert (answer.status, answer.json) == (200, {"status": "ok"})
 
     async def test_ready(self, api: Api, record: Record):
@@ -523,18 +524,19 @@ class TestHealth:
 
     async def test_the_record_does_not_answer(self, gateway: Gateway):
         """/readyz is 503 for everybody while the record cannot be read, and says why."""
-        blind = attrs.evolve(gateway, reader=Store(Blind()))
+        blind = attrs.evolve(gateway, health=attrs.evolve(gateway.health, store=Store(Blind())))
         for query in ("", "only=record"):
             answer = answer_of(await blind.handle(Request("GET", "/readyz", query)))
             assert (answer.status, answer.json["ready"], answer.json["checks"]["record"]) == (503, False, "The disk is gone.")
 
     async def test_the_record_is_silent(self, gateway: Gateway):
         """/readyz is 503 inside the budget while the record's one thread is held up by something else."""
-        hurried = attrs.evolve(gateway, settings=attrs.evolve(gateway.settings, ack_budget=0.2))
-        await gateway.reader.limiter.acquire()
+        health = attrs.evolve(gateway.health, settings=attrs.evolve(gateway.settings, ack_budget=0.2))
+        hurried = attrs.evolve(gateway, health=health)
+        await health.store.limiter.acquire()
         with trio.fail_after(1):
             answer = answer_of(await hurried.handle(Request("GET", "/readyz", "only=record")))
-        gateway.reader.limiter.release()
+        health.store.limiter.release()
         assert (answer.status, answer.json["checks"]["record"]) == (503, "does not answer")
 
 

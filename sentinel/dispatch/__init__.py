@@ -1,0 +1,80 @@
+"""What a dispatch is: it says which job to look at next, and nothing else. Holds ids, never bodies; must not be believed.
+
+The record is the authority: whoever takes a hint claims the job there. So a hint that is lost, stale or doubled does no harm, and a
+dispatch may be wiped at any time and is filled again from the record. Knows no record itself; `keeper.py` brings the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from sentinel.errors import SettingsError, Unavailable
+from sentinel.model import Hint
+
+PRIORITY_MAX = 1_023  # a hint's priority counts as within 0 and this; its id has no white space
+
+
+class Stale(Unavailable):
+    """Redis is empty, or older than what was known."""
+
+
+class Dispatch(Protocol):
+    """
+    The contract. Synchronous, one connection, one thread at a time; `wait` alone has its own.
+
+    Every method raises Unavailable within a bounded time when the dispatch cannot do it now; whether it did it is then unknown,
+    which is harmless: everything can be repeated. Every method but `wait` and `rebuild` raises Stale
+
+    - when the dispatch is empty, is being refilled, or has become older than what this object has seen of it (an older copy was
+      put back, or a crash took the last writes): each call, until somebody has rebuilt it;
+    - once, when it was refilled since by somebody else, or an older filling came back: this object then goes on with that one. That
+      is right because all that can be wrong is that some hints are missing or doubled. The doubled are harmless; for the missing,
+      the caller sweeps: it enqueues again whatever the record says is ready.
+    """
+
+    def enqueue(self, hints: Sequence[Hint]) -> int:
+        """How many were new. A hint that is there already, waiting or leased, stays as it is. Wakes those who wait."""
+
+    def take(self, count: int, lease_seconds: float) -> list[str]:
+        """
+        Up to `count` job ids, in turns between tenants; of one tenant's, by priority, then in the order of enqueueing.
+
+        Each is leased: it is waiting again after `lease_seconds` unless `done`.
+        """
+
+    def done(self, ids: Sequence[str]) -> None:
+        """Forget these hints, waiting or leased: the jobs were claimed, or need no claiming."""
+
+    def wait(self, seconds: float) -> bool:
+        """
+        Whether there was something to take; False after `seconds`. It may be gone by the time that the caller takes.
+
+        Blocks its thread, at most half a second longer than `seconds`, even when the dispatch hangs. Holds up no other method.
+        """
+
+    def waiting(self) -> int:
+        """How many hints can be taken now."""
+
+    def lead(self, seconds: float) -> bool:
+        """Whether this object is the one that sweeps, for so long from now. The one that asks again in time stays it."""
+
+    def rebuild(self, pages: Iterable[Sequence[Hint]]) -> bool:
+        """
+        Remove everything, enqueue what the pages hold, and only then let others in again. They get Stale until then.
+
+        False if somebody else is at it, or was faster: there is a filling that this object did not know yet (a new object knows
+        none). Whatever the pages raise comes out here; the dispatch then stays closed until the next rebuild.
+        """
+
+    def close(self) -> None:
+        """Give the connections back. What waits in another thread is woken with Unavailable."""
+
+
+def open_dispatch(url: str, timeout_seconds: float = 0.5) -> Dispatch:
+    """The dispatch at that URL (`redis://` or `rediss://`). Connects when it is first used, so it opens while Redis is down too."""
+    if url.partition("://")[0] in ("redis", "rediss"):
+        from sentinel.dispatch.redis import RedisDispatch
+
+        return RedisDispatch(url, timeout_seconds)
+    raise SettingsError("The dispatch's URL must begin with redis:// or rediss://.")

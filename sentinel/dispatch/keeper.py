@@ -1,0 +1,197 @@
+"""Keeps a dispatch in step with the record, in every process: refills what is empty or old, finds again what got lost.
+
+Decides when the dispatch is left alone. Must never let the work wait for it: whoever is refused goes to the record.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import attrs
+import trio
+
+from sentinel.dispatch import Dispatch, Stale, open_dispatch
+from sentinel.dispatch.breaker import Breaker
+from sentinel.errors import Unavailable
+from sentinel.logs import log
+from sentinel.model import Hint
+from sentinel.records import Store
+
+LOOK_SECONDS = 1.0
+PAGE = 1_000
+PAGE_SECONDS = 0.2  # between two pages of a sweep: finding what got lost must not be a load of its own
+SETTLED_SECONDS = 2.0  # a job is given so long to be enqueued by whoever accepted it
+LEAD_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Keeper:
+    """
+    The one way to a dispatch. `clock` is the record's: seconds since the epoch.
+
+    Whoever gets Unavailable from `call` or `wait` takes what it needs from the record, and may ask again at any time: while the
+    dispatch is down, that costs nothing.
+    """
+
+    dispatch: Dispatch
+    store: Store
+    breaker: Breaker = attrs.field(factory=Breaker)
+    clock: Callable[[], float] = time.time
+    chance: Callable[[], float] = random.random
+    _stale: bool = False
+    _refilling: bool = False
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    _bell: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    async def call(self, method: Callable[..., T], *args: object) -> T:
+        """
+        `method(*args)` in a thread, one at a time; `method` is one of the dispatch's, but not `wait`.
+
+        Raises:
+            Unavailable: it failed, or failed so lately that it is not tried.
+            Stale: it is being refilled, or will be.
+        """
+        if self._refilling:
+            raise Stale("Redis is being refilled.")
+        if self.breaker.open_since is not None and self._turn.locked():  # somebody tries it; to wait for that would be to hang too
+            raise self._down()
+        async with self._turn:
+            return await self._ask(method, *args)
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether the bell rang within `seconds`; one at a time. Its failures count, but a broken dispatch is not tried with it."""
+        if self.breaker.open_since is not None:
+            raise self._down()
+        try:
+            return await trio.to_thread.run_sync(self.dispatch.wait, seconds, limiter=self._bell)
+        except Unavailable as error:
+            self._failed(error)
+            raise
+
+    def words(self) -> str:
+        """How it is, for people."""
+        if self.breaker.open_since is not None:
+            return f"redis down for {trio.current_time() - self.breaker.open_since:.0f} s: claiming from the record"
+        return "redis is being refilled" if self._stale or self._refilling else "ok"
+
+    async def run(self) -> None:
+        """Look about every second, for ever. Belongs in the process's nursery."""
+        while True:
+            try:
+                await self._look()
+            except (Unavailable, _RecordFailed) as error:
+                log.debug("dispatch.unkept", reason=str(error))  # who lost what has been said by whoever lost it
+            await trio.sleep(LOOK_SECONDS * (0.5 + self.chance()))
+
+    # One call
+
+    async def _ask(self, method: Callable[..., T], *args: object) -> T:
+        if not self.breaker.allows(trio.current_time()):
+            raise self._down()
+        try:
+            result = await trio.to_thread.run_sync(method, *args, limiter=self._limiter)
+        except Stale:
+            self._stale = True
+            self._succeeded()  # it answers, after all
+            raise
+        except Unavailable as error:
+            self._failed(error)
+            raise
+        self._stale = False
+        self._succeeded()
+        return result
+
+    def _down(self) -> Unavailable:
+        return Unavailable(self.breaker.reason or "Redis is down.")
+
+    def _succeeded(self) -> None:
+        since = self.breaker.open_since
+        self.breaker.succeeded(trio.current_time())
+        if since is not None and self.breaker.open_since is None:
+            log.info("dispatch.back", seconds=round(trio.current_time() - since, 1))
+
+    def _failed(self, error: Unavailable) -> None:
+        was_open = self.breaker.open_since is not None
+        self.breaker.failed(trio.current_time(), error.detail, self.chance())
+        if not was_open:
+            log.warning("dispatch.lost", reason=error.detail)
+
+    # Keeping it in step
+
+    async def _look(self) -> None:
+        if not await self._in_step():
+            await self._refill()
+        elif await self._leads():
+            await self._sweep()
+
+    async def _in_step(self) -> bool:
+        """Whether the dispatch can be used. The first Stale may only mean that another process has refilled it."""
+        for _ in range(2):
+            try:
+                await self.call(self.dispatch.waiting)
+            except Stale:
+                continue
+            return True
+        return False
+
+    async def _refill(self) -> None:
+        """Fill it from the record, unless another process does."""
+        began = trio.current_time()
+        async with self._turn:
+            self._refilling = True
+            try:
+                done = await self._ask(self.dispatch.rebuild, self._pages(self.clock()))
+            finally:
+                self._refilling = False
+        if done:
+            log.warning("dispatch.refilled", seconds=round(trio.current_time() - began, 1))
+        else:
+            self._stale = True  # another process is at it, or has just done it: the next look tells
+
+    def _pages(self, before: float) -> Iterator[list[Hint]]:
+        """What is ready, page by page; runs in the dispatch's thread, which waits for the record's."""
+        after = 0
+        while True:
+            page = trio.from_thread.run(self._page, after, before)
+            yield [hint for _, hint in page]
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
+    async def _page(self, after: int, before: float) -> list[tuple[int, Hint]]:
+        try:
+            return await self.store.call(self.store.record.ready, after, PAGE, before)
+        except Unavailable as error:
+            raise _RecordFailed(error.detail) from error  # not the dispatch's failure
+
+    async def _leads(self) -> bool:
+        return await self.call(self.dispatch.lead, LEAD_SECONDS)
+
+    async def _sweep(self) -> None:
+        """Enqueue again what has been ready for a while; what of it is new had got lost."""
+        after, before, lost = 0, self.clock() - SETTLED_SECONDS, 0
+        while page := await self._page(after, before):
+            lost += await self.call(self.dispatch.enqueue, [hint for _, hint in page])
+            after = page[-1][0]
+            if len(page) < PAGE:
+                break
+            await trio.sleep(PAGE_SECONDS)
+            if not await self._leads():
+                break
+        if lost:
+            log.warning("dispatch.found", jobs=lost)
+
+
+def open_keeper(url: str | None, store: Store) -> Keeper | None:
+    """The keeper of the dispatch at that URL, if there is to be one. Redis need not answer yet."""
+    return None if url is None else Keeper(open_dispatch(url), store)
+
+
+class _RecordFailed(Exception):
+    """The record could not say what is ready."""

@@ -1,0 +1,51 @@
+"""How things are, in plain words: the record, the workers, and where there are any, the dispatch and the spool."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from sentinel.dispatch.keeper import Keeper
+from sentinel.errors import Unavailable
+from sentinel.records import Store
+from sentinel.settings import Settings
+from sentinel.spooling import Spooling
+
+WORKER_SEEN_SECONDS = 15.0
+
+
+@attrs.frozen(eq=False)
+class Health:
+    """Asks everybody. "ok", or what is wrong; every check is bounded by the acknowledgment budget."""
+
+    settings: Settings
+    store: Store
+    spooling: Spooling | None = None
+    keeper: Keeper | None = None
+
+    async def checks(self, now: float) -> dict[str, str]:
+        """The state of each part by its name."""
+        checks = {"record": "does not answer", "worker": "unknown"}
+        with trio.move_on_after(self.settings.ack_budget):
+            checks |= await self._ask_record(now)
+        if self.keeper is not None:
+            checks["dispatch"] = self.keeper.words()
+        if self.spooling is not None:
+            checks["spool"] = self.spooling.words()
+        return checks
+
+    def needed(self, only_keeping: bool) -> tuple[str, ...]:
+        """Which checks must be ok: to make progress, or only to keep webhooks. A dispatch that is down is nobody's trouble."""
+        if only_keeping:
+            return () if self.spooling is not None and self.spooling.active else ("record",)
+        return ("record", "worker")
+
+    async def _ask_record(self, now: float) -> dict[str, str]:
+        try:
+            workers = await self.store.read(self.store.record.workers)
+        except Unavailable as error:
+            return {"record": error.detail}
+        alive = [worker.status for worker in workers if worker.last_seen > now - WORKER_SEEN_SECONDS]
+        if "ready" in alive:
+            return {"record": "ok", "worker": "ok"}
+        return {"record": "ok", "worker": alive[0] if alive else "no worker is running"}

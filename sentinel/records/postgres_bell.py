@@ -1,0 +1,39 @@
+"""Rings when PostgreSQL says that jobs have arrived. A pooler may make it deaf, so nobody should wait long for it."""
+
+from __future__ import annotations
+
+import psycopg
+
+from sentinel.errors import Unavailable
+from sentinel.settings import without_password
+
+CONNECT_SECONDS_MAX = 2
+
+
+class PostgresBell:
+    """Listens to the channel that the trigger on `jobs` notifies, once per batch of new jobs."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Block until jobs arrive, True, or `seconds` passed. Raises Unavailable when the server cannot be asked."""
+        try:
+            connection = self._listening()
+            return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
+        except psycopg.Error as error:
+            self.close()
+            raise Unavailable(f"{without_password(self._url)} does not answer ({type(error).__name__}).") from error
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _listening(self) -> psycopg.Connection:
+        if self._connection is None:
+            self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX)
+            self._connection.execute("LISTEN sentinel_jobs")
+        return self._connection

@@ -1,0 +1,86 @@
+"""Where a worker's next jobs come from: ids from the dispatch while it is there, else the record. The claim is the record's.
+
+Knows nothing of what a job is for.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+import attrs
+import trio
+
+from sentinel.dispatch.keeper import Keeper
+from sentinel.errors import Unavailable
+from sentinel.logs import log
+from sentinel.model import Claim
+from sentinel.records import Bell, Store
+
+HINT_SECONDS = 5.0  # between taking a hint and claiming its job; then the hint is there again for others
+LOOK_SECONDS = 0.02  # between two looks where nothing tells of new jobs
+BELL_SECONDS = 0.25  # a bell may be deaf, so nobody relies on it for longer
+IDLE_SECONDS = 1.0  # with a dispatch, the record is asked that often all the same
+
+
+@attrs.define(eq=False)
+class Claiming:
+    """Claims jobs for one worker. `bell` rings for new jobs in the record, where the store has one."""
+
+    store: Store
+    keeper: Keeper | None = None
+    bell: Bell | None = None
+    _dispatched: bool = False
+    _asked_record: float = float("-inf")
+
+    async def claim(self, worker: int, count: int) -> tuple[list[Claim], bool]:
+        """Up to `count` jobs, and whether it is worth asking again at once. Raises Unavailable when the record cannot be asked."""
+        ids = await self._take(count)
+        if ids is None:
+            claims = await self.store.call(self._claim, worker, count, None)
+            return claims, bool(claims)
+        if not ids:
+            return [], False
+        claims = await self.store.call(self._claim, worker, count, ids)
+        await self._forget(ids)
+        return claims, True
+
+    async def wait(self) -> None:
+        """Return when there may be something to claim; never much later than it takes to look at everything once."""
+        try:
+            if self._dispatched and self.keeper is not None:
+                if not await self.keeper.wait(IDLE_SECONDS):
+                    self._asked_record = float("-inf")
+            elif self.bell is not None:
+                await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2), abandon_on_cancel=True)
+            else:
+                await trio.sleep(LOOK_SECONDS)
+        except Unavailable:
+            await trio.sleep(BELL_SECONDS * random.uniform(0.5, 1.0))
+
+    def _claim(self, worker: int, count: int, ids: Sequence[str] | None) -> list[Claim]:
+        """Claim, in the record's thread, by the time when its turn has come."""
+        return self.store.record.claim(worker, count, time.time(), ids)
+
+    async def _take(self, count: int) -> list[str] | None:
+        """Ids from the dispatch; None if the record should be asked: none is there, it is down, or has had nothing for a while."""
+        self._dispatched = False
+        if self.keeper is None:
+            return None
+        try:
+            ids = await self.keeper.call(self.keeper.dispatch.take, count, HINT_SECONDS)
+        except Unavailable:
+            return None
+        self._dispatched = True
+        if not ids and trio.current_time() - self._asked_record >= IDLE_SECONDS:
+            self._asked_record = trio.current_time()
+            return None
+        return ids
+
+    async def _forget(self, ids: Sequence[str]) -> None:
+        """They are claimed, or cannot be; what could not and should have been, the sweep brings back."""
+        try:
+            await self.keeper.call(self.keeper.dispatch.done, ids)  # type: ignore[union-attr]  # the ids came from it
+        except Unavailable as error:
+            log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)
