@@ -56,6 +56,9 @@ class Spooling:
         self._commits = GroupCommit(
             self._flush, self._limiter, waiting_max=self.waiting_max, abandoned=self._withdraw, seconds_max=self.keep_seconds_max
         )
+        if waiting := self.spool.count().waiting:
+            self._begin("left from an earlier run")
+            self.waiting = waiting
 
     async def passage(self) -> None:
         """Wait while the last jobs of the spool are on their way."""
@@ -72,9 +75,6 @@ class Spooling:
 
     async def run(self) -> None:
         """Keep and drain until closed. Belongs in the gateway's nursery."""
-        if waiting := (await self._in_thread(self.spool.count)).waiting:
-            self._begin("left from an earlier run")
-            self.waiting = waiting
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._drain_for_ever)
             await self._commits.run()

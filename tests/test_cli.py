@@ -56,6 +56,7 @@ def test_help_names_every_command(url: str, capsys: Capture) -> None:
         "worker",
         "demo",
         "doctor",
+        "status",
         "sources",
         "keys",
         "jobs",

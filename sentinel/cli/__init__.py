@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sentinel import __version__
-from sentinel.cli import demo, doctor, jobs, keys, processes, sources, tenants
+from sentinel.cli import demo, doctor, jobs, keys, processes, sources, status, tenants
 from sentinel.errors import BadInput, Conflict, NotFound, SentinelError, SettingsError
 from sentinel.logs import configure_logs
 from sentinel.settings import load_settings, unknown_variables
@@ -19,7 +19,8 @@ Start here:
   sentinel demo                       one webhook per channel through it all, with the replies
   sentinel keys create                a key for POST /v1/jobs
   sentinel sources add shop --channel whatsapp --set app_secret=env:APP_SECRET ...
-  sentinel doctor                     what is wrong, in plain words
+  sentinel status                     how things are now, in plain words
+  sentinel doctor                     what is wrong, and what to do about it
 
 Settings come from SENTINEL_... environment variables and from sentinel.toml; docs/settings.md lists them.
 """
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
-    for family in (processes, demo, doctor, sources, keys, jobs, tenants):
+    for family in (processes, demo, status, doctor, sources, keys, jobs, tenants):
         family.add_commands(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=lambda _options, _settings: print(__version__))

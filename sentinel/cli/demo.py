@@ -14,6 +14,7 @@ import trio
 
 from sentinel.demo import run_demo, wait_ready
 from sentinel.errors import Unavailable
+from sentinel.records import is_served
 from sentinel.settings import Settings
 
 LOOK_SECONDS = 1.0
@@ -76,8 +77,9 @@ async def _wait_started(settings: Settings, process: trio.Process, log_path: Pat
 
 
 def log_beside(settings: Settings) -> Path:
-    """Where a Sentinel that the demo starts writes its log: beside the record."""
-    return Path(settings.record.partition(":")[2]).absolute().parent / "sentinel-demo.log"
+    """Where a Sentinel that the demo starts writes its log: beside the record, if that is a file."""
+    folder = Path() if is_served(settings.record) else Path(settings.record.partition(":")[2]).parent
+    return folder.absolute() / "sentinel-demo.log"
 
 
 def _say(line: str) -> None:

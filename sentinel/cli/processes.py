@@ -15,7 +15,7 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.records import open_record
-from sentinel.settings import Settings, environment_name
+from sentinel.settings import Settings, environment_name, without_password
 from sentinel.supervisor import Child, supervise
 
 STOP_MARGIN_SECONDS = 5.0
@@ -84,8 +84,9 @@ def run_worker(_options: argparse.Namespace, settings: Settings) -> None:
 
 
 def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
-    """Apply what is missing; opening a record does the same."""
-    record = open_record(settings.record)
-    record.migrate()
+    """Apply what is missing, and say what was."""
+    record = open_record(settings.record, prepared=False)
+    for name in record.migrate():
+        print(f"applied {name}")
     record.close()
-    print(f"{settings.record} is up to date.")
+    print(f"{without_password(settings.record)} is up to date.")

@@ -67,6 +67,13 @@ class Dispatch(Protocol):
         none). Whatever the pages raise comes out here; the dispatch then stays closed until the next rebuild.
         """
 
+    def policy_warning(self) -> str | None:
+        """
+        A sentence for the operator if the dispatch may drop keys when memory is short, or if that cannot be known.
+
+        Raises nothing.
+        """
+
     def close(self) -> None:
         """Give the connections back. What waits in another thread is woken with Unavailable."""
 

@@ -103,7 +103,6 @@ class RedisDispatch:
             raise
 
     def policy_warning(self) -> str | None:
-        """A sentence for the operator if Redis may drop keys when memory is short, or if that cannot be known."""
         try:
             lines = str(self._link.ask("INFO", "memory")).splitlines()
         except Unavailable as error:

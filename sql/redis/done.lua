@@ -11,7 +11,7 @@ if #ids > 0 then
     for i, id in ipairs(ids) do
       if values[i] then
         local _, tenant = parse(values[i])
-        if call('ZREM', queue_of(tenant), id) == 1 and call('EXISTS', queue_of(tenant)) == 7 then
+        if call('ZREM', queue_of(tenant), id) == 1 and call('EXISTS', queue_of(tenant)) == 0 then
           leave(tenant, call('ZSCORE', RING, tenant))
         end
       end

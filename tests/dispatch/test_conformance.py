@@ -182,12 +182,11 @@ def test_the_bell_rings_on(dispatch, server):
 
 def test_nothing_grows(dispatch, server):
     """However many tenants come and go, Redis keeps nothing of them."""
+    dispatch.enqueue([hint(tenant="steady") for _ in range(300)])
     for number in range(200):
-        dispatch.enqueue([hint(tenant="steady"), hint(tenant=f"tenant-{number}")])
+        dispatch.enqueue([hint(tenant=f"tenant-{number}")])
         dispatch.done(dispatch.take(2, LEASE))
-    dispatch.enqueue([hint(tenant="steady") for _ in range(5)])
-    dispatch.take(3, LEASE)
-    assert server.ask("ZCARD", f"{PREFIX}served").strip() in (":0", ":1")
+    assert server.ask("ZCARD", f"{PREFIX}served").strip() in (":0", ":1", ":2")
     assert int(server.ask("DBSIZE")[1:]) < 10
 
 
@@ -501,6 +500,6 @@ def test_model(server, connect):
     """Whatever is enqueued, taken, done and expired in whatever order, the scripts do what the model does."""
     dispatch = connect(server.url)
     limits = settings(
-        max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
     )
     run_state_machine_as_test(lambda: Model(server, dispatch), settings=limits)

@@ -1,0 +1,312 @@
+"""What only the PostgreSQL record has to show: every call ends in time, connections mend, and many may work at once."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from sentinel.chaos.servers import PostgresServer, new_postgres
+from sentinel.errors import Unavailable
+from sentinel.model import Claim, State
+from sentinel.processes import process_name
+from sentinel.records import Ending, JobFilter, Record, Reply, open_bell, open_record
+from sentinel.records.postgres import PostgresRecord
+from tests.records.conftest import NOW, fresh_database, new_job
+
+BUSY = 0.5
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return fresh_database(tmp_path)
+
+
+@pytest.fixture
+def record(url: str) -> Iterator[PostgresRecord]:
+    with closing(open_record(url, BUSY)) as opened:
+        assert isinstance(opened, PostgresRecord)
+        yield opened
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    """A server of this test's own."""
+    own = new_postgres(max_connections="10", superuser_reserved_connections="1")
+    try:
+        own.start()
+        yield own
+    finally:
+        own.remove()
+
+
+def unavailable(call: Callable[[], object], within: float = BUSY + 0.5) -> str:
+    """Why the call said that the record cannot do it now; it must say so in time."""
+    started = time.perf_counter()
+    with pytest.raises(Unavailable) as caught:
+        call()
+    assert time.perf_counter() - started < within
+    return caught.value.detail
+
+
+class TestTrouble:
+    def test_a_server_that_is_killed(self, server):
+        """While the server is dead calls fail at once; when it is back, the same record goes on."""
+        with closing(open_record(server.url, BUSY)) as record:
+            job = new_job()
+            record.accept([job], NOW)
+            server.kill()
+            unavailable(lambda: record.accept([new_job()], NOW))
+            unavailable(record.counts)
+            server.start()
+            assert record.accept([job], NOW) == [False]
+
+    def test_a_server_that_hangs(self, server):
+        """A server that takes what it is sent and says nothing holds nobody up; what it does later makes no second job."""
+        with closing(open_record(server.url, BUSY)) as record:
+            record.counts()
+            server.pause()
+            job = new_job()
+            unavailable(lambda: record.accept([job], NOW))
+            unavailable(record.counts, within=BUSY + 2.5)  # it also has to connect
+            server.resume()
+            record.accept([job], NOW)
+            assert len(record.list_jobs(JobFilter())) == 1
+
+    @pytest.mark.parametrize("jobs", [1, 100])
+    def test_a_locked_table(self, record, url, jobs):
+        """A table that somebody has locked is waited for as long as a call may take, and no longer."""
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            unavailable(lambda: record.accept([new_job() for _ in range(jobs)], NOW))
+        assert record.accept([new_job()], NOW) == [True]
+        assert len(record.list_jobs(JobFilter())) == 1
+
+    def test_a_connection_that_the_server_closed(self, record, url):
+        """An idle connection that was cut is no error to who accepts or reads: it is mended and the statement repeated."""
+        job = new_job()
+        for call in (lambda: record.accept([job], NOW), lambda: record.find_job(job.id), lambda: record.accept([job], NOW)):
+            cut(url)
+            call()
+        assert record.find_job(job.id)
+
+    def test_no_more_connections(self, server):
+        """When the server takes no more connections, opening one fails in time and says why."""
+        with closing(open_record(server.url, BUSY)) as record:
+            others: list[psycopg.Connection] = []
+            with pytest.raises(psycopg.OperationalError):
+                while True:
+                    others.append(psycopg.connect(server.url))
+            assert "too many" in unavailable(lambda: open_record(server.url, BUSY))
+            for other in others:
+                other.close()
+            assert record.counts() == {}
+
+    def test_a_pooler_that_forgets_prepared_statements(self, record):
+        """When prepared statements vanish under the connection, one call fails, and from then on none are used."""
+        for _ in range(10):
+            record.counts()
+        record._connection.pgconn.exec_(b"DEALLOCATE ALL")
+        assert "pooler" in unavailable(record.counts)
+        for _ in range(10):
+            record.counts()
+        record._connection.pgconn.exec_(b"DEALLOCATE ALL")
+        assert record.counts() == {}
+
+    def test_no_password_in_an_error(self):
+        """Why a server cannot be reached is said without the password."""
+        assert "hunter2" not in unavailable(lambda: open_record("postgresql://user:hunter2@127.0.0.1:1/db", BUSY))
+
+    def test_a_database_without_tables(self, url):
+        """A record whose tables are gone says what to do."""
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("DROP TABLE jobs CASCADE")
+        with closing(open_record(url, BUSY)) as record:
+            assert "sentinel migrate" in unavailable(record.counts)
+
+
+def cut(url: str, keep: psycopg.Connection | None = None) -> None:
+    """Close all connections to the database but one."""
+    with psycopg.connect(url, autocommit=True) if keep is None else keep as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+class TestManyAtOnce:
+    def test_conversations_stay_in_order_and_never_stand_still(self, url):
+        """With gateways and workers side by side every chat is answered one at a time, in order, and to its end."""
+        chats, messages = 12, 40
+        running: dict[str, str] = {}
+        order: dict[str, list[int]] = {f"c{chat}": [] for chat in range(chats)}
+        lock, total = threading.Lock(), chats * messages
+
+        def accept(gateway: int) -> None:
+            with closing(open_record(url)) as record:
+                for number in range(messages):
+                    mine = [f"c{chat}" for chat in range(chats) if chat % 3 == gateway]
+                    record.accept([new_job(conversation=chat, sender=str(number)) for chat in mine], NOW + number)
+
+        def work(worker: int) -> None:
+            chance = random.Random(worker)
+            with closing(open_record(url)) as record:
+                mine = record.register("w", process_name(), 8, "ready", NOW)
+                deadline = time.monotonic() + 60
+                while sum(map(len, order.values())) < total and time.monotonic() < deadline:
+                    claims = record.claim(mine, chance.randint(1, 6), NOW)
+                    with lock:
+                        for claim in claims:
+                            chat = claim.job.conversation
+                            assert chat not in running, "two messages of one chat at a time"
+                            running[chat] = claim.job.id
+                    for claim in claims:
+                        with lock:
+                            del running[claim.job.conversation]
+                            order[claim.job.conversation].append(int(claim.job.sender))
+                        assert record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], NOW) == [True]
+
+        with ThreadPoolExecutor(7) as pool:
+            futures = [pool.submit(accept, gateway) for gateway in range(3)] + [pool.submit(work, number) for number in range(4)]
+            for future in futures:
+                future.result(90)
+        assert all(numbers == list(range(messages)) for numbers in order.values())
+
+    def test_each_row_once_for_many_claimers(self, url):
+        """Eight workers of whom some give back what they claimed get each of many jobs to its end exactly once."""
+        with closing(open_record(url)) as record:
+            record.accept([new_job(tenant=f"t{number % 7}") for number in range(2000)], NOW)
+        ended: list[str] = []
+
+        def work(number: int) -> None:
+            chance = random.Random(number)
+            with closing(open_record(url)) as record:
+                mine = record.register("w", process_name(), 8, "ready", NOW)
+                empty = 0
+                while empty < 20:
+                    claims = record.claim(mine, 25, NOW)
+                    empty = 0 if claims else empty + 1
+                    states = [State.QUEUED if chance.random() < 0.2 else State.SUCCEEDED for _ in claims]
+                    endings = [
+                        Ending(claim.job.id, claim.lease_token, state, uncount=True)
+                        for claim, state in zip(claims, states, strict=True)
+                    ]
+                    assert all(record.end(endings, NOW))
+                    ended.extend(ending.job_id for ending in endings if ending.state is State.SUCCEEDED)
+
+        with ThreadPoolExecutor(8) as pool:
+            for future in [pool.submit(work, number) for number in range(8)]:
+                future.result(90)
+        assert len(ended) == len(set(ended)) == 2000
+
+
+class Cutting(PostgresRecord):
+    """A record whose connection breaks again and again, before a statement or after it: then nobody hears that it was done."""
+
+    chance: random.Random | None = None
+    cuts = 0
+
+    def _execute(self, statement: str, values: object = None):
+        when = self.chance.random() if self.chance else 1.0
+        if when < 0.15:
+            self._break("before")
+        done = super()._execute(statement, values)
+        if when > 0.85 and self.chance:
+            self._break("after")
+        return done
+
+    def _break(self, when: str) -> None:
+        self.cuts += 1
+        if self._connection is not None:
+            self._connection.close()
+        raise psycopg.OperationalError(f"cut {when} the statement")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_faults_between_statements(url, seed):
+    """Whatever breaks between two statements, what was accepted ends once, replies are written once, and chats keep their order."""
+    with closing(open_record(url)) as truth:
+        record = Cutting(url, 5.0)
+        worker = truth.register("w", process_name(), 8, "ready", NOW)
+        record.chance = random.Random(seed)
+        jobs = [new_job(conversation=f"c{number % 5}" if number % 2 else None) for number in range(60)]
+        for start in range(0, 60, 20):
+            insist(lambda start=start: record.accept(jobs[start : start + 20], NOW))
+        order: list[str] = []
+        while truth.counts():
+            for claim in claim_surely(record, truth, worker):
+                written = insist(
+                    lambda claim=claim: record.save_replies([Reply(claim.job.id, claim.lease_token, {"x": 1}, ["a"])], NOW)
+                )
+                assert written == [True]
+                insist(lambda claim=claim: record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], NOW))
+                order.append(claim.job.id)
+        assert record.cuts > 20
+        ended = truth.list_jobs(JobFilter(limit=100))
+        assert {job.id for job in ended} == {job.id for job in jobs}
+        assert all((job.state, job.attempt) == (State.SUCCEEDED, 1) for job in ended)
+        assert all(len(truth.pending_parts(job.id)) == 1 for job in jobs)
+        for chat in range(5):
+            sent = [job.id for job in jobs if job.conversation == f"c{chat}"]
+            assert [job_id for job_id in order if job_id in sent] == sent
+        record.close()
+
+
+def end_of(claim: Claim, state: State) -> Ending:
+    return Ending(claim.job.id, claim.lease_token, state, uncount=True)
+
+
+def insist(call: Callable[[], list[bool]]) -> list[bool]:
+    """Repeat what may be repeated blindly until it is heard that it was done."""
+    while True:
+        try:
+            return call()
+        except Unavailable:
+            continue
+
+
+def claim_surely(record: Record, truth: Record, worker: int) -> list:
+    """Claim; if the answer was lost, give back what was claimed without our knowing, as a worker does."""
+    try:
+        return record.claim(worker, 4, NOW)
+    except Unavailable:
+        lost = [Ending(lease.job_id, lease.lease_token, State.QUEUED, uncount=True) for lease in truth.leases(worker)]
+        truth.end(lost, NOW)
+        return []
+
+
+class TestBell:
+    def test_it_rings_once_for_a_batch(self, record, url):
+        """Whoever listens hears of new jobs within milliseconds, once per commit, and nothing otherwise."""
+        with closing(open_bell(url)) as bell:
+            assert not bell.wait(0.05)
+            heard: list[float] = []
+
+            def listen() -> None:
+                assert bell.wait(5)
+                heard.append(time.perf_counter())
+
+            listener = threading.Thread(target=listen)
+            listener.start()
+            time.sleep(0.1)
+            started = time.perf_counter()
+            record.accept([new_job() for _ in range(50)], NOW)
+            listener.join()
+            assert heard[0] - started < 0.1
+            record.accept([new_job(state=State.QUARANTINED)], NOW)
+            assert not bell.wait(0.1)
+
+    def test_a_server_that_is_gone(self, server):
+        """A bell whose server is gone says so at once, and rings again when it is back."""
+        with closing(open_record(server.url)) as record, closing(open_bell(server.url)) as bell:
+            bell.wait(0.01)
+            server.kill()
+            unavailable(lambda: bell.wait(5))
+            server.start()
+            assert not bell.wait(0.01)
+            record.accept([new_job()], NOW)
+            assert bell.wait(5)

@@ -1,0 +1,234 @@
+"""The spool in front of a record that is down: nothing is refused, nothing is lost, nothing is doubled, and order survives."""
+
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from sentinel.errors import Unavailable
+from sentinel.intake import Intake
+from sentinel.model import NewJob
+from sentinel.records import JobFilter, Record, Store, open_record
+from sentinel.records.spool import Spool
+from tests.records.conftest import NOW, new_job
+
+BUDGET = 0.4
+
+
+@attrs.define(eq=False)
+class Moody:
+    """A record that can be made to fail, to hang, or to refuse one job for what it is."""
+
+    record: Record
+    down: bool = False
+    hangs: bool = False
+    refuses: str = ""
+    batches: list[list[str]] = attrs.field(factory=list)
+    goes_on: threading.Event = attrs.field(factory=threading.Event)
+
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
+        if self.down:
+            raise Unavailable("connection refused")
+        if self.hangs:
+            assert self.goes_on.wait(10)
+        if any(job.id == self.refuses for job in jobs):
+            raise ValueError("not that one")
+        self.batches.append([job.id for job in jobs])
+        return self.record.accept(jobs, now)
+
+    def withdraw(self, ids: Sequence[str]) -> int:
+        return self.record.withdraw(ids)
+
+
+@attrs.frozen(eq=False)
+class Front:
+    """An intake with a spool in front of a moody record."""
+
+    intake: Intake
+    record: Moody
+    spool: Spool
+    told: list[str]
+
+    async def drained(self) -> None:
+        with trio.fail_after(10):
+            while self.intake.spooling.active:
+                await trio.sleep(0.01)
+
+    def kept(self) -> list[str]:
+        """The ids in the record, in its order."""
+        return [job.id for job in reversed(self.record.record.list_jobs(JobFilter(limit=100_000)))]
+
+
+@asynccontextmanager
+async def opened(folder: Path, *, down: bool = False) -> AsyncIterator[Front]:
+    spool = Spool(folder / "spool", 1.0)
+    with closing(open_record(f"sqlite:{folder}/record.db")) as record, closing(spool), trio.fail_after(30):
+        moody, told = Moody(record, down=down), []
+        intake = Intake(
+            Store(moody),  # type: ignore[arg-type]
+            BUDGET,
+            10_000,
+            spool,
+            lambda jobs: told.extend(job.id for job in jobs),
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(intake.run)
+            try:
+                yield Front(intake, moody, spool, told)
+            finally:
+                moody.goes_on.set()
+                intake.close()
+
+
+async def test_while_the_record_works_the_spool_is_empty(tmp_path):
+    """With a record that answers, jobs go there and nowhere else."""
+    async with opened(tmp_path) as front:
+        job = new_job()
+        assert await front.intake.accept([job, job]) == [True, False]
+        assert (front.kept(), front.spool.count().waiting, front.told) == ([job.id], 0, [job.id])
+        assert front.intake.spooling.words() == "ok"
+
+
+async def test_a_record_that_fails(tmp_path):
+    """Jobs are kept on disk while the record refuses, duplicates known, and reach the record by themselves, once and in order."""
+    async with opened(tmp_path, down=True) as front:
+        jobs = [new_job() for _ in range(20)]
+        for job in jobs:
+            assert await front.intake.accept([job]) == [True]
+        assert await front.intake.accept([jobs[3]]) == [False]
+        assert front.spool.count().waiting == 20
+        assert "20 spooled" in front.intake.spooling.words()
+        assert "connection refused" in front.intake.spooling.words()
+        front.record.down = False
+        await front.drained()
+        assert front.kept() == [job.id for job in jobs]
+        assert front.spool.count().waiting == 0
+        assert sorted(front.told) == sorted(job.id for job in jobs)
+        assert await front.intake.accept([jobs[0]]) == [False]
+
+
+async def test_a_record_that_hangs(tmp_path):
+    """When the record says nothing, all are answered inside the budget from the spool, and the late write doubles nothing."""
+    async with opened(tmp_path) as front:
+        front.record.hangs = True
+        jobs = [new_job() for _ in range(50)]
+        seconds: list[float] = []
+
+        async def send(job: NewJob) -> None:
+            started = time.perf_counter()
+            assert await front.intake.accept([job]) == [True]
+            seconds.append(time.perf_counter() - started)
+
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                nursery.start_soon(send, job)
+        assert max(seconds) < BUDGET
+        front.record.goes_on.set()
+        await front.drained()
+        assert sorted(front.kept()) == sorted(job.id for job in jobs)
+
+
+async def test_a_job_without_identity_survives_a_late_write(tmp_path):
+    """A job that was spooled and then written late all the same was promised, so it is not withdrawn."""
+    async with opened(tmp_path) as front:
+        front.record.hangs = True
+        job = new_job(external_id="")
+        assert await front.intake.accept([job]) == [True]
+        front.record.goes_on.set()
+        await front.drained()
+        assert front.kept() == [job.id]
+
+
+async def test_nobody_overtakes(tmp_path):
+    """A message that comes when the record is back, but the spool not empty, stays behind those in the spool."""
+    async with opened(tmp_path, down=True) as front:
+        sent = []
+        for number in range(300):
+            job = new_job(conversation="c")
+            sent.append(job.id)
+            await front.intake.accept([job])
+            front.record.down = number < 150 or number % 3 == 0
+        front.record.down = False
+        await front.drained()
+        assert front.kept() == sent
+
+
+async def test_a_busy_gateway_gets_out_of_the_spool(tmp_path):
+    """The spool becomes empty under a load that never pauses."""
+    async with opened(tmp_path, down=True) as front:
+        stop, sent = trio.Event(), 0
+
+        async def send_for_ever() -> None:
+            nonlocal sent
+            while not stop.is_set():
+                await front.intake.accept([new_job()])
+                sent += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(send_for_ever)
+            await trio.sleep(0.3)
+            front.record.down = False
+            await front.drained()
+            stop.set()
+        assert len(front.kept()) == sent
+
+
+async def test_one_that_the_record_will_never_take(tmp_path):
+    """A job that the record refuses for what it is is put aside, and all others arrive."""
+    async with opened(tmp_path, down=True) as front:
+        jobs = [new_job() for _ in range(9)]
+        front.record.refuses = jobs[4].id
+        for job in jobs:
+            await front.intake.accept([job])
+        front.record.down = False
+        await front.drained()
+        assert front.kept() == [job.id for job in jobs if job is not jobs[4]]
+        assert front.spool.count().rejected == 1
+
+
+async def test_both_are_down(tmp_path):
+    """When neither takes it the sender is told to try again, inside the budget, and nothing is kept."""
+    async with opened(tmp_path, down=True) as front:
+        front.spool._file.connection.execute("PRAGMA query_only = ON")
+        started = time.perf_counter()
+        with pytest.raises(Unavailable):
+            await front.intake.accept([new_job()])
+        assert time.perf_counter() - started < BUDGET
+        front.spool._file.connection.execute("PRAGMA query_only = OFF")
+        job = new_job()
+        assert await front.intake.accept([job]) == [True]
+        front.record.down = False
+        await front.drained()
+        assert front.kept() == [job.id]
+
+
+async def test_what_an_earlier_run_left(tmp_path):
+    """A gateway that starts with a spool that is not empty brings it to the record before anything newer."""
+    with closing(Spool(tmp_path / "spool", 1.0)) as spool:
+        old = [new_job() for _ in range(3)]
+        spool.keep(old, NOW)
+    async with opened(tmp_path) as front:
+        job = new_job()
+        await front.intake.accept([job])
+        await front.drained()
+        assert front.kept() == [*[job.id for job in old], job.id]
+
+
+@pytest.mark.parametrize("step", ["after the read", "after the write"])
+async def test_a_drain_that_is_cut_off(tmp_path, step):
+    """A drain that stops anywhere is begun again by the next run, without loss or double."""
+    jobs = [new_job() for _ in range(5)]
+    with closing(Spool(tmp_path / "spool", 1.0)) as spool, closing(open_record(f"sqlite:{tmp_path}/record.db")) as record:
+        spool.keep(jobs, NOW)
+        batch = spool.oldest(3)
+        if step == "after the write":
+            record.accept(batch, NOW)
+    async with opened(tmp_path) as front:
+        await front.drained()
+        assert front.kept() == [job.id for job in jobs]
