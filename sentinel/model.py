@@ -82,7 +82,11 @@ class Event:
 
 @attrs.frozen
 class NewJob:
-    """A job that has not been written yet. `input` is a list of {"role", "content"}; `options` is what the caller asked for."""
+    """
+    A job that has not been written yet. `input` is a list of {"role", "content"}; `options` is what the caller asked for.
+
+    With the state SCHEDULED it waits until `run_at`.
+    """
 
     id: str
     tenant: str
@@ -101,6 +105,7 @@ class NewJob:
     state: State = State.QUEUED
     last_error: str | None = None
     replay_of: str | None = None
+    run_at: float | None = None
 
 
 @attrs.frozen

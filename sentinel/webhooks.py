@@ -6,7 +6,7 @@ import hashlib
 
 import attrs
 
-from sentinel.channels import Channel, find_channel
+from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, UnsupportedMedia
 from sentinel.http import Request, Response
@@ -68,6 +68,7 @@ def check_media(request: Request, content_types: tuple[str, ...]) -> None:
 def _new_job(event: Event, source: Source, proof: str, request: Request, now: float) -> NewJob:
     identity = event.identity or event.external_id or hashlib.sha256(request.body).hexdigest()
     message = {"role": "user", "content": event.text}
+    merge = merge_seconds(source.settings) if event.conversation and not event.problem else 0.0
     if event.problem:
         message = {"role": RAW_ROLE, "content": request.body.decode("utf-8", "replace").replace("\0", "\ufffd")}
     return NewJob(
@@ -82,8 +83,9 @@ def _new_job(event: Event, source: Source, proof: str, request: Request, now: fl
         conversation=event.conversation or None,
         sender=event.sender,
         reply_to=event.reply_to,
-        state=State.QUARANTINED if event.problem else State.QUEUED,
+        state=State.QUARANTINED if event.problem else State.SCHEDULED if merge else State.QUEUED,
         last_error=event.problem,
+        run_at=now + merge if merge else None,
     )
 
 

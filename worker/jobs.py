@@ -11,10 +11,11 @@ import time
 import attrs
 import trio
 
+from sentinel.channels import merge_seconds
 from sentinel.dispatch.offers import Offers
 from sentinel.errors import GenerationFailed, NotFound, SentinelError, Unavailable
 from sentinel.logs import log
-from sentinel.model import Claim, State
+from sentinel.model import Claim, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
@@ -137,7 +138,7 @@ class Jobs:
                 await self._generate(running)
         finally:
             self._slots.release()
-        return await self.delivery.deliver(claim)
+        return await self.delivery.deliver(running.claim)
 
     async def _generate(self, running: Running) -> None:
         claim = running.claim
@@ -145,6 +146,7 @@ class Jobs:
             source = await self.delivery.source(claim.job)
         except NotFound:
             raise GenerationFailed("The job's source was removed.") from None
+        claim = running.claim = await self._with_later_messages(claim, source)
         prompt = build_prompt(claim.job, source, self.settings)
 
         def progress(tokens: int, _piece: str) -> None:
@@ -158,6 +160,12 @@ class Jobs:
         if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
             raise LeaseLost
         log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)
+
+    async def _with_later_messages(self, claim: Claim, source: Source | None) -> Claim:
+        """The claim, and in its job what came soon after it in its chat, where the source wants that."""
+        if source is None or claim.job.conversation is None or not merge_seconds(source.settings):
+            return claim
+        return attrs.evolve(claim, job=await self.store.call(self.store.record.merge, claim, time.time()))
 
     async def _end(self, running: Running, ending: Ending | None) -> None:
         """Write the ending; if the record cannot take it, the lease will run out and somebody else will end the job."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from sentinel.errors import NotFound, SentinelError
+from sentinel.errors import BadInput, NotFound, SentinelError
 from sentinel.http import Request, Response, problem
 from sentinel.model import Event, Outgoing, Source, Verdict
 
@@ -34,8 +34,22 @@ class Setting:
 SHARED_SETTINGS = (
     Setting("api_base", "base URL of the platform's send API, when it is not the public one"),
     Setting("system_prompt", "what the model is told before every conversation"),
-    Setting("merge_window", "seconds within which quick messages of one chat become one prompt"),
+    Setting("merge_window", "seconds within which quick messages of one chat become one prompt", example="2.5"),
 )
+
+
+MERGE_SECONDS_MAX = 60.0
+
+
+def merge_seconds(values: Mapping[str, str]) -> float:
+    """How long a message waits for others of its chat, from a source's settings; 0 for not at all. Raises BadInput."""
+    try:
+        seconds = float(values.get("merge_window") or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MERGE_SECONDS_MAX:
+        raise BadInput(f"merge_window must be a number of seconds from 0 to {MERGE_SECONDS_MAX:.0f}.")
+    return seconds
 
 
 @attrs.frozen

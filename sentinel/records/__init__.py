@@ -17,6 +17,7 @@ from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
+MERGED_MAX = 20  # messages of a chat in one prompt, beside the first
 CALLBACKS_PER_TENANT = 8  # in one claim; so that one tenant's dead receiver does not hold up the others
 
 T = TypeVar("T")
@@ -219,6 +220,13 @@ class Record(Protocol):
         Up to `count` jobs, fair between tenants, by priority and age, one at a time per conversation.
 
         With `ids`, only of those; what cannot be claimed now is left out.
+        """
+
+    def merge(self, claim: Claim, now: float) -> Job:
+        """
+        The claimed job after the later messages of its chat that nobody has begun, up to MERGED_MAX, have become part of it.
+
+        They end as succeeded, with `merged_into` in their result; the answer goes where the last of them came from.
         """
 
     def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:

@@ -13,7 +13,7 @@ from sentinel.records import Ending
 _DOCUMENTS = ("input", "reply_to", "options", "result")
 _NEW_JOB_FIELDS = (
     "id", "tenant", "channel", "source", "external_id", "conversation", "sender", "priority", "state", "received_at", "last_error",
-    "verified_by", "fingerprint", "replay_of", "reply_to", "options", "input",
+    "verified_by", "fingerprint", "replay_of", "reply_to", "options", "input", "run_at",
 )  # fmt: skip
 _FIELDS = tuple(field.name for field in attrs.fields(Job))
 
@@ -23,7 +23,7 @@ def job_row(job: NewJob) -> list[Any]:
     return [
         job.id, job.tenant, job.channel, job.source, job.external_id, job.conversation, job.sender, job.priority, job.state,
         job.received_at, job.last_error, job.verified_by, job.fingerprint, job.replay_of, encode(job.reply_to),
-        encode(job.options), encode(job.input),
+        encode(job.options), encode(job.input), job.run_at,
     ]  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def copy_line(job: NewJob, now: float) -> str:
     """
     known = [
         job.id, job.tenant, job.channel, job.source, job.external_id, job.sender, str(job.priority), job.state,
-        repr(job.received_at), repr(now), repr(now), job.verified_by, job.fingerprint,
+        repr(job.received_at), repr(now), repr(job.run_at or now), job.verified_by, job.fingerprint,
         encode(job.reply_to), encode(job.options), encode(job.input),
     ]  # fmt: skip
     line = _escape("\0".join(known))

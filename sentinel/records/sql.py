@@ -18,6 +18,7 @@ from sentinel.processes import is_gone
 from sentinel.records import (
     CALLBACKS_PER_TENANT,
     LEASE_SECONDS,
+    MERGED_MAX,
     RESCUES_MAX,
     Callback,
     CallbackState,
@@ -161,6 +162,20 @@ class SqlRecord(ABC):
             self._run("add_part", id=reply.job_id, part=number, text=text)
         self._step(reply.job_id, "generated", now, f"{len(reply.parts)} part(s) to send")
         return True
+
+    def merge(self, claim: Claim, now: float) -> Job:
+        job, merged = claim.job, 0
+        with self._transaction():
+            for row in self._all("mergeable", id=job.id, token=claim.lease_token, limit=MERGED_MAX):
+                if self._run("merge_away", id=row["id"], now=now, result=rows.encode({"merged_into": job.id})):
+                    self._step(row["id"], "merged", now, f"into {job.id}")
+                    job = attrs.evolve(job, input=(*job.input, *rows.decode(row["input"])), reply_to=rows.decode(row["reply_to"]))
+                    merged += 1
+            if merged:
+                given = {"input": rows.encode(job.input), "reply_to": rows.encode(job.reply_to)}
+                self._run("merge_in", id=job.id, token=claim.lease_token, **given)
+                self._step(job.id, "merged", now, f"{merged} later message(s) of the chat")
+        return job
 
     def pending_parts(self, job_id: str) -> list[Part]:
         return [Part(row["part"], row["text"], row["attempts"]) for row in self._all("pending_parts", id=job_id)]

@@ -10,7 +10,7 @@ SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[])
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
                  finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input)
 SELECT (value->>0)::uuid, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, (value->>7)::integer, value->>8,
-       (value->>9)::float8, :now, :now, CASE WHEN value->>8 = 'quarantined' THEN :now::float8 END, value->>10, value->>11, value->>12,
+       (value->>9)::float8, :now, coalesce((value->>17)::float8, :now), CASE WHEN value->>8 = 'quarantined' THEN :now::float8 END, value->>10, value->>11, value->>12,
        value->>13, value->>14, value->>15, value->>16
 FROM json_array_elements(:rows::json) WITH ORDINALITY AS given(value, key) ORDER BY key
 ON CONFLICT (id) DO NOTHING RETURNING id
@@ -183,6 +183,21 @@ claimed AS (
       AND EXISTS (SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL) RETURNING *),
 steps AS (INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, 'claimed', attempt, 'worker ' || :worker::text FROM claimed)
 SELECT (SELECT count(*) FROM parked) AS parked, claimed.* FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
+
+-- name: mergeable
+-- Later messages of the conversation of a job that we run, as far as nobody has begun them.
+SELECT j.id, j.input, j.reply_to
+FROM jobs AS m JOIN queue AS q ON q.chat = chat_of(m.conversation, m.tenant, m.channel, m.source) AND q.sequence > m.sequence
+JOIN jobs AS j ON j.sequence = q.sequence AND j.conversation = m.conversation AND j.tenant = m.tenant
+WHERE m.id = :id::uuid AND m.lease_token = :token::uuid AND q.place <> 'running' AND j.started_at IS NULL
+ORDER BY q.sequence LIMIT :limit
+
+-- name: merge_away
+UPDATE jobs SET state = 'succeeded', finished_at = :now, progress = 1, result = :result
+WHERE id = :id::uuid AND state IN ('scheduled', 'queued') AND started_at IS NULL
+
+-- name: merge_in
+UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id::uuid AND lease_token = :token::uuid
 
 -- name: save_replies
 WITH given AS MATERIALIZED (

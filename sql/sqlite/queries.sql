@@ -8,7 +8,8 @@ SELECT json_group_array(id) AS ids FROM jobs WHERE id IN (SELECT value FROM json
 -- name: accept
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
                  finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, waits)
-SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now, :now,
+SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now,
+       coalesce(value->>17, :now),
        CASE WHEN value->>8 = 'quarantined' THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
        value->>16,
        value->>5 IS NOT NULL AND (
@@ -150,6 +151,20 @@ ORDER BY priority, sequence LIMIT :limit
 -- name: claim
 UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = :token, worker_id = :worker, started_at = :now
 WHERE id = :id AND state = 'queued' RETURNING *
+
+-- name: mergeable
+-- Later messages of the conversation of a job that we run, as far as nobody has begun them.
+SELECT j.id, j.input, j.reply_to FROM jobs AS m JOIN jobs AS j
+    ON j.conversation = m.conversation AND j.tenant = m.tenant AND j.channel = m.channel AND j.source = m.source
+WHERE m.id = :id AND m.lease_token = :token AND j.sequence > m.sequence AND j.state IN ('scheduled', 'queued') AND j.started_at IS NULL
+ORDER BY j.sequence LIMIT :limit
+
+-- name: merge_away
+UPDATE jobs SET state = 'succeeded', finished_at = :now, progress = 1, result = :result
+WHERE id = :id AND state IN ('scheduled', 'queued') AND started_at IS NULL
+
+-- name: merge_in
+UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id AND lease_token = :token
 
 -- name: save_reply
 UPDATE jobs SET result = :result, progress = 1 WHERE id = :id AND lease_token = :token

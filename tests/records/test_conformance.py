@@ -85,7 +85,7 @@ class TestAccept:
         )
         bench.accept(given)
         job = bench.job(given.id)
-        same = {field.name for field in attrs.fields(type(given))} - {"verified_by"}
+        same = {field.name for field in attrs.fields(type(given))} - {"verified_by", "run_at"}
         assert {name: getattr(job, name) for name in same} == {name: getattr(given, name) for name in same}
         assert (job.state, job.attempt, job.rescues, job.created_at, job.run_at) == (State.QUEUED, 0, 0, NOW, NOW)
         assert (job.started_at, job.finished_at, job.cancel_at, job.result, job.progress) == (None, None, None, None, 0)
@@ -333,6 +333,57 @@ class TestConversations:
         """A message that killed its workers is out of its chat's way."""
         end_as(bench, State.QUARANTINED, dead_process, conversation="c")
         assert bench.running(conversation="c")
+
+
+class TestMerge:
+    def test_later_messages_become_part_of_the_first(self, bench):
+        """What came later in the chat joins the running job, in order, and has ended; the answer goes where the last came from."""
+        jobs = [new_job(conversation="c", input=({"role": "user", "content": str(n)},), reply_to={"message": n}) for n in range(4)]
+        bench.accept(*jobs[:2], new_job(conversation="other"))
+        claims = {claim.job.conversation: claim for claim in bench.claim(5)}
+        bench.accept(*jobs[2:])
+        claim = claims["c"]
+        merged = bench.record.merge(claim, NOW + 1)
+        assert merged == bench.job(claim.job.id)
+        assert ([message["content"] for message in merged.input], merged.reply_to) == (["0", "1", "2", "3"], {"message": 3})
+        for job in jobs[1:]:
+            assert (bench.state(job.id), bench.job(job.id).result) == (State.SUCCEEDED, {"merged_into": claim.job.id})
+            assert bench.last_step(job.id).step == "merged"
+        assert bench.last_step(claim.job.id).detail == "3 later message(s) of the chat"
+        bench.end(claim, State.SUCCEEDED)
+        assert bench.claim(5) == []
+        (later,) = bench.accept(new_job(conversation="c"))
+        assert [claim.job.id for claim in bench.claim(5)] == [later]
+
+    def test_nothing_to_merge(self, bench):
+        """A job that nothing came after stays as it is, and one without a conversation merges with nobody."""
+        for claim in (bench.running(conversation="c"), bench.running()):
+            bench.accept(new_job())
+            assert bench.record.merge(claim, NOW) == claim.job == bench.job(claim.job.id)
+            bench.end(claim, State.SUCCEEDED)
+            bench.end(bench.claim()[0], State.SUCCEEDED)
+
+    def test_what_was_begun_stays_itself(self, bench):
+        """A message that was begun before, or ended, is not merged, nor anything by a stale claim."""
+        first = bench.running(conversation="c")
+        bench.end(first, State.QUEUED)
+        (cancelled,) = bench.accept(new_job(conversation="c"))
+        bench.record.cancel(cancelled, TENANT, NOW)
+        (waiting,) = bench.accept(new_job(conversation="c"))
+        bench.claim()
+        assert bench.record.merge(first, NOW).input == first.job.input
+        assert bench.state(cancelled) is State.CANCELLED
+        assert bench.state(waiting) is State.QUEUED
+
+    def test_a_message_waits_for_others(self, bench):
+        """A job that is accepted for later is claimed when its time has come."""
+        bench.accept(
+            new_job(state=State.SCHEDULED, run_at=NOW + 5, conversation="c"),
+            *[new_job(state=State.SCHEDULED, run_at=NOW + 6) for _ in range(20)],
+        )
+        assert bench.claim(30, NOW + 4) == []
+        assert len(bench.claim(30, NOW + 5)) == 1
+        assert len(bench.claim(30, NOW + 6)) == 20
 
 
 class TestFencing:

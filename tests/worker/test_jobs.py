@@ -19,6 +19,7 @@ from sentinel import retry, standard_webhooks
 from sentinel.channels import channels
 from sentinel.demo import demo_source
 from sentinel.errors import GenerationFailed
+from sentinel.gateway import open_gateway
 from sentinel.http import json_response
 from sentinel.model import NewJob, State, random_id
 from sentinel.records import Ending
@@ -310,6 +311,27 @@ async def test_the_system_prompt_is_the_sources_own(sentinel: Sentinel, engine: 
 
     firsts = {prompt.messages[1]["content"]: prompt.messages[0]["content"] for prompt in engine.prompts}
     assert firsts == {"ahoy": "You are a pirate.", "hi": sentinel.settings.system_prompt}
+
+
+async def test_quick_messages_become_one_prompt(sentinel: Sentinel, engine: ScriptedEngine) -> None:
+    """Where the source says so, messages that follow each other within its window are answered once, together."""
+    source = sentinel.sources["telegram"]
+    merging = attrs.evolve(source, settings=dict(source.settings) | {"merge_window": "0.4"})
+    sentinel.record.put_source(merging, time.time())
+    first = channels()["telegram"].sample(merging, "and", 1, time.time())
+    async with open_gateway(sentinel.settings) as gateway, sentinel.working():
+        ids = []
+        for number, text in enumerate(("one", "two", "three")):
+            body = first.body.replace(b'"and"', f'"{text}"'.encode()).replace(b"900000001", str(900_000_001 + number).encode())
+            response = await gateway.handle(attrs.evolve(first, body=body))
+            ids.append(dict(response.headers)["sentinel-job-id"])
+        jobs = [await sentinel.wait_for(job_id, ended) for job_id in ids]
+
+    assert [message["content"] for message in engine.prompts[0].messages[1:]] == ["one", "two", "three"]
+    assert len(engine.prompts) == len(sentinel.stand_in.deliveries) == 1
+    assert [job.state for job in jobs] == [State.SUCCEEDED] * 3
+    assert jobs[0].result["output_text"] == "fine"
+    assert [job.result for job in jobs[1:]] == [{"merged_into": ids[0]}] * 2
 
 
 async def test_jobs_wait_for_a_model(sentinel: Sentinel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
