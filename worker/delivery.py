@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -54,10 +54,14 @@ class Delivery:
             return []
         return channel.split(text)
 
-    async def deliver(self, claim: Claim) -> Ending:
-        """How the claim ends after sending what is still to be sent: succeeded, refused for good, or again later."""
+    async def deliver(self, claim: Claim, fresh: Sequence[str] | None = None) -> Ending:
+        """
+        How the claim ends after sending what is still to be sent: succeeded, refused for good, or again later.
+
+        `fresh` are the parts if they were stored only now; else the record tells which of them are left.
+        """
         reply_to = claim.job.reply_to
-        for part in await self.store.call(self.store.record.pending_parts, claim.job.id):
+        for part in await self._parts_left(claim, fresh):
             verdict = await self._send_part(claim, part, reply_to)
             if verdict.outcome is Outcome.FAILED:
                 return Ending(claim.job.id, claim.lease_token, State.FAILED, f"delivery refused: {verdict.reason}")
@@ -65,6 +69,11 @@ class Delivery:
                 return _later(claim, part, verdict)
             reply_to = verdict.reply_to or reply_to
         return Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)
+
+    async def _parts_left(self, claim: Claim, fresh: Sequence[str] | None) -> list[Part]:
+        if fresh is not None:
+            return [Part(number, text, 0) for number, text in enumerate(fresh, start=1)]
+        return await self.store.call(self.store.record.pending_parts, claim.job.id)
 
     async def _send_part(self, claim: Claim, part: Part, reply_to: Mapping[str, Any]) -> Verdict:
         """Send one part, and once more after a short pause if the platform asks for one; what came of it is committed."""

@@ -134,13 +134,13 @@ class Jobs:
         claim = running.claim
         log.info("job.claimed", job=claim.job.id, channel=claim.job.channel, attempt=claim.job.attempt)
         try:
-            if claim.job.result is None:
-                await self._generate(running)
+            fresh = await self._generate(running) if claim.job.result is None else None
         finally:
             self._slots.release()
-        return await self.delivery.deliver(running.claim)
+        return await self.delivery.deliver(running.claim, fresh)
 
-    async def _generate(self, running: Running) -> None:
+    async def _generate(self, running: Running) -> list[str]:
+        """Run the model and store its answer; the parts to send."""
         claim = running.claim
         try:
             source = await self.delivery.source(claim.job)
@@ -160,6 +160,7 @@ class Jobs:
         if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
             raise LeaseLost
         log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)
+        return parts
 
     async def _with_later_messages(self, claim: Claim, source: Source | None) -> Claim:
         """The claim, and in its job what came soon after it in its chat, where the source wants that."""
