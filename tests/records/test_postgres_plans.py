@@ -1,0 +1,136 @@
+"""What the hot statements of the PostgreSQL record touch: not more for what is finished, waits, or is kept by an old snapshot."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from sentinel.model import State
+from sentinel.records import Ending, open_record
+from sentinel.records.postgres import _SQL, PostgresRecord, _leases
+from tests.records.conftest import NOW, fresh_database, new_job
+
+FINISHED = """
+INSERT INTO jobs(id, tenant, channel, source, external_id, sender, priority, received_at, created_at, verified_by, fingerprint,
+                 options, input, reply_to, state, attempt, run_at, finished_at)
+SELECT gen_random_uuid(), 't' || n %% 20, 'whatsapp', 'shop', 'x' || n, 's', 100, 1, 1, 'h', '',
+       '{}', '[]', '{}', 'succeeded', 1, 1, 1
+FROM generate_series(1, %s) AS n"""
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return fresh_database(tmp_path)
+
+
+@pytest.fixture
+def record(url: str) -> Iterator[PostgresRecord]:
+    with closing(open_record(url, 60.0)) as opened:
+        assert isinstance(opened, PostgresRecord)
+        yield opened
+
+
+class Bench:
+    """A worker, and what its statements touch."""
+
+    def __init__(self, record: PostgresRecord) -> None:
+        self.record, self.worker = record, record.register("w", "x", 8, "ready", NOW)
+
+    def pages(self, name: str, **values: Any) -> int:
+        """How many pages the statement itself touches; it is rolled back."""
+        with psycopg.connect(self.record._url, options="-c enable_seqscan=off") as other:
+            plan = other.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_SQL[name]}", values).fetchone()[0][0]["Plan"]
+            other.rollback()
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    def pages_of_a_claim(self, ids: list[str] | None = None) -> int:
+        return self.pages("claim", worker=self.worker, count=8, looked=8, now=NOW, ids=ids)
+
+    def pages_of_an_end(self) -> int:
+        (claim,) = self.record.claim(self.worker, 1, NOW)
+        ending = [Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)]
+        columns = {"states": ["succeeded"], "errors": [None], "run_ats": [0.0], "uncounts": [0]}
+        return self.pages("end", **_leases(ending), **columns, now=NOW)
+
+    def churn(self, jobs: int) -> None:
+        """Take jobs from acceptance to their end."""
+        for _ in range(jobs // 500):
+            self.record.accept([new_job() for _ in range(500)], NOW)
+            claims = self.record.claim(self.worker, 500, NOW)
+            assert all(self.record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED) for claim in claims], NOW))
+
+
+@pytest.fixture
+def bench(record: PostgresRecord) -> Bench:
+    return Bench(record)
+
+
+def test_a_backlog_costs_a_claim_nothing(bench):
+    """With 20,000 jobs of one tenant before them, the few of others are claimed by as few pages as ever."""
+    bench.record.accept([new_job(tenant=f"t{number}") for number in range(8)], NOW)
+    alone = bench.pages_of_a_claim()
+    for _ in range(40):
+        bench.record.accept([new_job(tenant="big") for _ in range(500)], NOW)
+    bench.record._connection.execute("ANALYZE")
+    assert bench.pages_of_a_claim() < 2 * alone + 200
+    some = [new_job() for _ in range(8)]
+    bench.record.accept(some, NOW)
+    assert bench.pages_of_a_claim([job.id for job in some]) < 2 * alone + 200
+    assert bench.pages_of_an_end() < 60
+
+
+def test_a_flooded_chat_costs_a_claim_nothing(bench):
+    """Once the messages of a flooded chat are known to wait, a claim does not look at them again."""
+    for _ in range(8):
+        bench.record.accept([new_job(conversation="c") for _ in range(500)], NOW)
+    assert len(bench.record.claim(bench.worker, 8, NOW)) == 1
+    bench.record.accept([new_job() for _ in range(8)], NOW)
+    assert len(bench.record.claim(bench.worker, 8, NOW)) == 8
+    bench.record._connection.execute("VACUUM ANALYZE queue")
+    bench.record.accept([new_job() for _ in range(8)], NOW)
+    assert bench.pages_of_a_claim() < 400
+
+
+@pytest.mark.slow
+def test_finished_jobs_and_an_old_snapshot(bench, url):
+    """A million finished jobs cost no statement more than an index one level deeper, claims by id not even with an old snapshot."""
+    bench.record.accept([new_job() for _ in range(16)], NOW)
+    known = [job.id for _, job in [(0, new_job()) for _ in range(8)]]
+    bench.record.accept([new_job(id=job_id) for job_id in known], NOW)
+    before = bench.pages_of_a_claim(), bench.pages_of_a_claim(known), bench.pages_of_an_end()
+    bench.record._connection.deadline = float("inf")
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(FINISHED, (1_000_000,))
+        other.execute("ANALYZE")
+    after = bench.pages_of_a_claim(), bench.pages_of_a_claim(known), bench.pages_of_an_end()
+    assert all(now <= 1.2 * then + 40 for now, then in zip(after, before, strict=True)), (before, after)
+    with psycopg.connect(url) as holder:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT count(*) FROM workers")
+        bench.churn(5_000)
+        held = [new_job() for _ in range(8)]
+        bench.record.accept(held, NOW)
+        assert bench.pages_of_a_claim([job.id for job in held]) <= 1.2 * before[1] + 40
+
+
+def test_the_views_for_people(bench, url):
+    """The views answer an operator's first questions in psql."""
+    bench.record.accept([new_job(tenant="a"), new_job(tenant="a"), new_job(tenant="b", conversation="c")], NOW)
+    bench.record.accept([new_job(tenant="b", conversation="c"), new_job(state=State.SCHEDULED, run_at=NOW + 60)], NOW)
+    running = bench.record.claim(bench.worker, 1, NOW)[0].job
+    with psycopg.connect(url) as other:
+        backlog = {row[0]: row[1:5] for row in other.execute("SELECT * FROM tenant_backlog")}
+        workers = other.execute("SELECT id, status, running FROM worker_overview").fetchall()
+        overview = other.execute("SELECT state, attempt FROM job_overview WHERE id = %s", (running.id,)).fetchone()
+        steps = [row[0] for row in other.execute("SELECT step FROM job_events WHERE job_id = %s", (running.id,))]
+        health = {row[0] for row in other.execute("SELECT * FROM storage_health")}
+    assert sum(row[3] for row in backlog.values()) == 1
+    assert sum(sum(row) for row in backlog.values()) == 5
+    assert backlog["default"] == (0, 0, 1, 0)
+    assert workers == [(bench.worker, "ready", 1)]
+    assert overview == ("running", 1)
+    assert steps == ["received", "verified", "accepted", "claimed"]
+    assert {"jobs", "queue", "outbox"} <= health
