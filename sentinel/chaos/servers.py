@@ -165,6 +165,37 @@ class PostgresServer(Server):
         return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.decode()
 
 
+@attrs.define(eq=False)
+class PoolerServer(Server):
+    """A PgBouncer in transaction mode in front of a PostgreSQL; every statement may go to another connection of the server."""
+
+    postgres: PostgresServer = attrs.field(kw_only=True)
+
+    @property
+    def url(self) -> str:
+        return self.database("postgres")
+
+    def database(self, name: str) -> str:
+        """The URL of a database of that name, by way of the pooler."""
+        return f"postgresql://sentinel@127.0.0.1:{self.port}/{name}"
+
+    def command(self) -> list[str]:
+        return [_program("pgbouncer"), str(self.folder / "pgbouncer.ini")]
+
+    def start(self) -> None:
+        (self.folder / "users").write_text('"sentinel" ""\n')
+        (self.folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host=127.0.0.1 port={self.postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {self.folder}/users\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nserver_idle_timeout = 2\n"
+        )
+        super().start()
+
+    def answers(self) -> bool:
+        command = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-d", "postgres", "-U", "sentinel"]
+        return subprocess.run(command, check=False, timeout=10).returncode == 0
+
+
 def new_redis(**options: str) -> RedisServer:
     """A Redis that is not started yet; `_` in a name stands for `-`."""
     return RedisServer(
@@ -177,11 +208,24 @@ def new_postgres(**options: str) -> PostgresServer:
     return PostgresServer(_new_folder("postgres"), free_port(), options=options)
 
 
+def new_pooler(postgres: PostgresServer) -> PoolerServer:
+    """A pooler in front of that server, not started yet."""
+    return PoolerServer(_new_folder("pooler"), free_port(), postgres=postgres)
+
+
 def free_port() -> int:
     """A port of loopback that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def has_program(name: str) -> bool:
+    """Whether a server program is installed."""
+    try:
+        return bool(_program(name))
+    except SettingsError:
+        return False
 
 
 def _new_folder(name: str) -> Path:
@@ -201,7 +245,7 @@ def _program(name: str) -> str:
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     found = shutil.which(name, path=os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")]))
     if found is None:
-        raise SettingsError(f"{name} is not installed (Debian: apt install postgresql redis-server).")
+        raise SettingsError(f"{name} is not installed (Debian: apt install postgresql redis-server pgbouncer).")
     return found
 
 

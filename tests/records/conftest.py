@@ -6,15 +6,17 @@ import itertools
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 
-from sentinel.chaos.servers import PostgresServer, new_postgres
+from sentinel.chaos.servers import PoolerServer, PostgresServer, RedisServer, new_pooler, new_postgres, new_redis
+from sentinel.dispatch.redis import RedisDispatch
 from sentinel.model import Claim, Job, NewJob, State, job_id
 from sentinel.processes import process_name
 from sentinel.records import Ending, PartSettled, Record, Reply, Step, open_record
+from tests.records.dispatched import Dispatched
 
 NOW = 1_700_000_000.0
 TENANT = "default"
@@ -23,9 +25,27 @@ _names = itertools.count(1)
 
 
 @functools.cache
+def redis() -> RedisServer:
+    """The session's own Redis."""
+    server = new_redis()
+    atexit.register(server.remove)
+    server.start()
+    return server
+
+
+@functools.cache
+def pooler() -> PoolerServer:
+    """A pooler in front of the session's own PostgreSQL."""
+    server = new_pooler(postgres())
+    atexit.register(server.remove)
+    server.start()
+    return server
+
+
+@functools.cache
 def postgres() -> PostgresServer:
     """The session's own PostgreSQL, started by the first who asks."""
-    server = new_postgres()
+    server = new_postgres(max_connections="500")
     atexit.register(server.remove)
     server.start()
     server.run("CREATE DATABASE prepared")
@@ -34,14 +54,28 @@ def postgres() -> PostgresServer:
 
 
 def fresh_database(_folder: Path) -> str:
-    """A database of its own."""
-    server, name = postgres(), f"fresh_{next(_names)}"
-    server.run(f"CREATE DATABASE {name} TEMPLATE prepared STRATEGY file_copy")
-    return server.database(name)
+    """The URL of a database of its own."""
+    return postgres().database(_fresh())
+
+
+def pooled_database(_folder: Path) -> str:
+    """The URL of a database of its own behind a pooler in transaction mode."""
+    return pooler().database(_fresh())
+
+
+def _fresh() -> str:
+    name = f"fresh_{next(_names)}"
+    postgres().run(f"CREATE DATABASE {name} TEMPLATE prepared STRATEGY file_copy")
+    return name
 
 
 # The URL of a fresh and empty store, given a folder that nobody else uses.
-STORES: dict[str, Callable[[Path], str]] = {"sqlite": lambda folder: f"sqlite:{folder}/record.db", "postgres": fresh_database}
+STORES: dict[str, Callable[[Path], str]] = {
+    "sqlite": lambda folder: f"sqlite:{folder}/record.db",
+    "postgres": fresh_database,
+    "pooled": pooled_database,
+    "dispatched": lambda folder: f"dispatched:{fresh_database(folder)}",
+}
 
 _numbers = itertools.count(1)
 
@@ -106,7 +140,10 @@ class Bench:
         return self.record.story(job_id)[-1]
 
 
-@pytest.fixture(params=sorted(STORES))
+_SLOW = dict.fromkeys(("pooled", "dispatched"), pytest.mark.slow)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_SLOW.get(name, ())) for name in sorted(STORES)])
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Gives the URL of another fresh store each time."""
     numbers = itertools.count()
@@ -119,6 +156,16 @@ def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], st
     return make
 
 
+def open_store(url: str, busy_seconds: float = 10.0) -> Record:
+    """The record at a URL of one of STORES."""
+    if not url.startswith("dispatched:"):
+        return open_record(url, busy_seconds)
+    _, _, inner = url.partition(":")
+    dispatch = RedisDispatch(redis().url, 5.0, prefix="{" + inner.rpartition("/")[2] + "}:")
+    dispatch.rebuild([])
+    return cast(Record, Dispatched(open_record(inner, busy_seconds), dispatch))
+
+
 @pytest.fixture
 def make_record(fresh_url: Callable[[], str]) -> Iterator[Callable[..., Record]]:
     """Opens one more connection to the test's store."""
@@ -126,7 +173,7 @@ def make_record(fresh_url: Callable[[], str]) -> Iterator[Callable[..., Record]]
     opened: list[Record] = []
 
     def make(busy_seconds: float = 10.0) -> Record:
-        opened.append(open_record(url, busy_seconds))
+        opened.append(open_store(url, busy_seconds))
         return opened[-1]
 
     yield make

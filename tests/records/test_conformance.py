@@ -27,9 +27,8 @@ from sentinel.records import (
     Progress,
     Record,
     Reply,
-    open_record,
 )
-from tests.records.conftest import NOW, TENANT, Bench, new_job
+from tests.records.conftest import NOW, TENANT, Bench, new_job, open_store
 
 ENDS = [State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED]
 CALLBACK = {"callback_url": "https://caller.example/hook"}
@@ -1032,7 +1031,7 @@ class TestMigrate:
         """Two processes that open a fresh store at once both get it, whole."""
         for _ in range(5):
             url = fresh_url()
-            one, other = at_once(lambda url=url: open_record(url), lambda url=url: open_record(url))
+            one, other = at_once(lambda url=url: open_store(url), lambda url=url: open_store(url))
             assert one.directory() == other.directory()
             assert one.accept([new_job()], NOW) == [True]
             assert len(other.list_jobs(JobFilter())) == 1
@@ -1067,7 +1066,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.record = open_record(url)
+        self.record = open_store(url)
         self.now = NOW
         self.jobs: dict[str, Expected] = {}
         self.stale: list[tuple[str, str]] = []

@@ -1,0 +1,55 @@
+"""A record whose claims go by way of a real Redis, in the order in which gateway, worker and keeper do it: but in one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from sentinel.dispatch import Dispatch
+from sentinel.model import Claim, Hint, NewJob, State
+from sentinel.records import Ending, Record
+
+LEASE_SECONDS = 5.0
+
+
+@attrs.frozen(eq=False)
+class Dispatched:
+    """The record, with its hints in Redis; everything but accepting, claiming and ending is the record's own."""
+
+    record: Record
+    dispatch: Dispatch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.record, name)
+
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
+        created = self.record.accept(jobs, now)
+        new = [job for job, fresh in zip(jobs, created, strict=True) if fresh and job.state is State.QUEUED]
+        self.dispatch.enqueue([Hint(job.id, job.tenant, job.priority) for job in new])
+        return created
+
+    def claim(self, worker: int, count: int, now: float) -> list[Claim]:
+        self.record.promote(now)
+        claims = self._take(worker, count, now)
+        if len(claims) < count:  # what the sweep would find: retried, rescued, promoted
+            self.dispatch.enqueue([hint for _, hint in self.record.ready(0, 10_000, float("inf"))])
+            claims += self._take(worker, count - len(claims), now)
+        return claims
+
+    def _take(self, worker: int, count: int, now: float) -> list[Claim]:
+        claims: list[Claim] = []
+        while len(claims) < count and (ids := self.dispatch.take(count - len(claims), LEASE_SECONDS)):
+            claims += self.record.claim(worker, len(ids), now, ids)
+            self.dispatch.done(ids)
+        return claims
+
+    def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
+        written = self.record.end(endings, now)
+        self.dispatch.enqueue(self.record.successors([ending.job_id for ending in endings]))
+        return written
+
+    def close(self) -> None:
+        self.dispatch.close()
+        self.record.close()
