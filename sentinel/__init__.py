@@ -5,11 +5,14 @@
 #   cli/                        commands and wiring, and nothing else
 #   demo.py stand_in.py supervisor.py   a round trip to look at; the platforms' stand-in; keeping processes alive
 #   serve.py lane.py http1.py asgi.py hypercorn_guard.py   from a socket to `Gateway.handle`: the fast lane, and Hypercorn behind it
+#   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
 #   gateway.py                  routes; owns the gateway's background tasks
 #   webhooks.py job_api.py job_request.py job_view.py   the two things that a gateway does
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
+#   health.py spooling.py directory_copy.py   how things are; going on while the record is down
 #   channels/                   PLUG: one platform's rules per file, without I/O (shared/ is what several need alike)
-#   records/                    PLUG: one store per file, one conformance suite
+#   dispatch/                   which job is next, from Redis; kept in step with the record
+#   records/                    PLUG: one store per file, one conformance suite; the spool
 #   outbound.py                 the one place that opens a connection to the outside
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly
 #   settings.py logs.py stop.py processes.py payload.py http.py model.py errors.py   what all of them share

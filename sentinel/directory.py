@@ -9,7 +9,7 @@ from sentinel.directory_copy import DirectoryCopy
 from sentinel.edge.keys import hash_key, is_well_formed
 from sentinel.errors import Forged, NotFound, Unavailable
 from sentinel.http import Request
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 from sentinel.model import Key, Source
 from sentinel.records import Directory, Store
 
@@ -48,12 +48,15 @@ class DirectoryFollower:
 
     async def run(self) -> None:
         """Follow changes for ever, within FOLLOW_SECONDS. Belongs in the owner's nursery."""
+        outage = Outage("directory.stale")
         while True:
             await trio.sleep(FOLLOW_SECONDS)
             try:
                 await self.refresh()
             except Unavailable as error:
-                log.warning("directory.stale", reason=error.detail)
+                outage.failed(error.detail)
+            else:
+                outage.over()
 
     def source(self, channel: str, name: str) -> Source:
         """The source. Raises NotFound."""

@@ -113,7 +113,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             directory=directory,
             webhooks=Webhooks(directory, intake),
             jobs=JobApi(directory, intake, reader, watch),
-            health=Health(settings, reader, intake.spooling, keeper),
+            health=Health(settings, reader, intake, keeper),
         )
         async with trio.open_nursery() as nursery:
             for task in (directory, watch, keeper, offers):

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from sentinel.errors import Unavailable
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 
 # While one writer lets callers go, the other writes the next batch. Callers go in small groups: if a whole batch of them ran in
 # one pass of the scheduler, the disk would idle until the last had come back with its next item.
@@ -69,6 +69,7 @@ class GroupCommit(Generic[Item, Result]):
     _late: list[tuple[Item, Result]] = attrs.field(factory=list)
     _waiting: list[_Waiting[Item, Result]] = attrs.field(factory=list)
     _wake: trio.Event = attrs.field(factory=trio.Event)
+    _outage: Outage = attrs.field(factory=lambda: Outage("commit.unavailable"))
     _closing: bool = False
 
     async def submit(self, item: Item) -> Result:
@@ -170,7 +171,10 @@ class GroupCommit(Generic[Item, Result]):
         try:
             results = await trio.to_thread.run_sync(self.flush, [waiting.item for waiting in batch], limiter=self.limiter)
         except Exception as error:  # noqa: BLE001  every failure belongs to those who wait for it; the writer lives on
-            log.warning("commit.failed", items=len(batch), error=repr(error)[:200])
+            if isinstance(error, Unavailable):
+                self._outage.failed(error.detail)
+            else:
+                log.warning("commit.failed", items=len(batch), error=repr(error)[:200])
             if len(batch) > 1 and not isinstance(error, Unavailable):
                 middle = len(batch) // 2
                 await self._write(batch[:middle])
@@ -179,6 +183,7 @@ class GroupCommit(Generic[Item, Result]):
             for waiting in batch:
                 waiting.error = error
             return
+        self._outage.over()
         for waiting, result in zip(batch, results, strict=True):
             waiting.result = result
             waiting.written = True

@@ -7,9 +7,9 @@ import trio
 
 from sentinel.dispatch.keeper import Keeper
 from sentinel.errors import Unavailable
+from sentinel.intake import Intake
 from sentinel.records import Store
 from sentinel.settings import Settings
-from sentinel.spooling import Spooling
 
 WORKER_SEEN_SECONDS = 15.0
 
@@ -20,7 +20,7 @@ class Health:
 
     settings: Settings
     store: Store
-    spooling: Spooling | None = None
+    intake: Intake
     keeper: Keeper | None = None
 
     async def checks(self, now: float) -> dict[str, str]:
@@ -30,19 +30,22 @@ class Health:
             checks |= await self._ask_record(now)
         if self.keeper is not None:
             checks["dispatch"] = self.keeper.words()
-        if self.spooling is not None:
-            checks["spool"] = self.spooling.words()
+        if self.intake.spooling is not None:
+            checks["spool"] = self.intake.spooling.words()
         return checks
 
     def needed(self, only_keeping: bool) -> tuple[str, ...]:
         """Which checks must be ok: to make progress, or only to keep webhooks. A dispatch that is down is nobody's trouble."""
         if only_keeping:
-            return () if self.spooling is not None and self.spooling.active else ("record",)
+            return () if self.intake.spooling is not None and self.intake.spooling.active else ("record",)
         return ("record", "worker")
 
     async def _ask_record(self, now: float) -> dict[str, str]:
         try:
             workers = await self.store.read(self.store.record.workers)
+            if self.intake.trouble:  # since then nobody may have tried, so this does
+                await self.store.call(self.store.record.touch)
+                self.intake.trouble = ""
         except Unavailable as error:
             return {"record": error.detail}
         alive = [worker.status for worker in workers if worker.last_seen > now - WORKER_SEEN_SECONDS]

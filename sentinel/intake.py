@@ -22,7 +22,7 @@ from sentinel.spooling import Spooling
 Jobs = tuple[NewJob, ...]
 # Shares of the budget: the record has to say yes or no; then the spool has; the rest is for answering in time.
 RECORD_SHARE = 0.55
-SPOOL_SHARE = 0.25
+SPOOL_SHARE = 0.3
 DOOR_SHARE = 0.1
 ANSWER_SHARE = 0.9
 SPOOLED_REMEMBERED = 10_000
@@ -34,6 +34,7 @@ class Intake:
     Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it.
 
     Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact.
+    `trouble` is why the record refused the last batch, or "".
     """
 
     store: Store
@@ -42,13 +43,15 @@ class Intake:
     spool: Spool | None = None
     arrived: Callable[[Sequence[NewJob]], None] | None = None
     spooling: Spooling | None = attrs.field(init=False, default=None)
+    trouble: str = attrs.field(init=False, default="")
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
     _spooled: dict[str, None] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.spool is not None:
             budget, told = self.budget_seconds, self.arrived or (lambda _jobs: None)
-            self.spooling = Spooling(self.spool, self.store, self.waiting_max, budget * SPOOL_SHARE, budget * DOOR_SHARE, told)
+            alone = budget * (ANSWER_SHARE - DOOR_SHARE)  # what the spool has when the record is not asked first
+            self.spooling = Spooling(self.spool, self.store, self.waiting_max, alone, budget * DOOR_SHARE, told)
         self._commits = GroupCommit(
             self._flush,
             self.store.limiter,
@@ -87,12 +90,17 @@ class Intake:
             del self._spooled[next(iter(self._spooled))]
         if not spooling.active:
             self._commits.turn_away(error)
+        kept: list[bool] | None = None
         try:
-            return await spooling.keep(jobs, error.detail)
-        except Unavailable:
-            for job in jobs:
-                self._spooled.pop(job.id, None)
-            raise
+            with trio.move_on_after(self.budget_seconds * SPOOL_SHARE):
+                kept = await spooling.keep(jobs, error.detail)
+        finally:
+            if kept is None:
+                for job in jobs:
+                    self._spooled.pop(job.id, None)
+        if kept is None:
+            raise Unavailable("Neither the record nor the spool answered in time.")
+        return kept
 
     async def run(self) -> None:
         """Commit until closed. Belongs in the gateway's nursery."""
@@ -108,7 +116,12 @@ class Intake:
             self.spooling.close()
 
     def _flush(self, batches: Sequence[Jobs]) -> list[list[bool]]:
-        created = iter(self.store.record.accept([job for jobs in batches for job in jobs], time.time()))
+        try:
+            created = iter(self.store.record.accept([job for jobs in batches for job in jobs], time.time()))
+        except Unavailable as error:
+            self.trouble = error.detail
+            raise
+        self.trouble = ""
         return [[next(created) for _ in jobs] for jobs in batches]
 
     def _withdraw(self, late: Sequence[tuple[Jobs, list[bool]]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any
 
 import structlog
@@ -45,3 +46,23 @@ def _keep(_logger: Any, _name: str, event: Any) -> Any:
 
 
 log: Any = structlog.get_logger()
+
+
+class Outage:
+    """Something that fails and is tried again: one line when it begins to fail, one when it works again, none in between."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._since: float | None = None
+
+    def failed(self, reason: str) -> None:
+        """It failed."""
+        if self._since is None:
+            self._since = time.monotonic()
+            log.warning(self._event, reason=reason)
+
+    def over(self) -> None:
+        """It worked."""
+        if self._since is not None:
+            log.info(f"{self._event}.over", seconds=round(time.monotonic() - self._since, 1))
+            self._since = None

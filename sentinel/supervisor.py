@@ -17,7 +17,8 @@ from sentinel.stop import SUPERVISED, stop_requested
 RESTART_FIRST_SECONDS = 0.1
 RESTART_SECONDS_MAX = 10.0
 MISCONFIGURED = 2  # the exit code of a command whose settings are wrong
-STEADY_SECONDS = 10.0  # who lives this long has started well; the next death counts as the first
+STEADY_SECONDS = 10.0  # who lives this long has started well, and its settings with it
+USEFUL_SECONDS = 2.0  # who lives this long did some work and is started again at once; pauses are for who cannot even start
 
 
 @attrs.frozen
@@ -56,14 +57,14 @@ async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, c
     while not stopping.is_set():
         started = trio.current_time()
         code = await _run(child, stopping, stop_seconds)
-        steady = trio.current_time() - started > STEADY_SECONDS
-        if first and not steady and code == MISCONFIGURED:
+        lived = trio.current_time() - started
+        if first and lived < STEADY_SECONDS and code == MISCONFIGURED:
             codes.append(code)
             stopping.set()
         if stopping.is_set():
             return
         first = False
-        pause = RESTART_FIRST_SECONDS if steady else min(pause * 2, RESTART_SECONDS_MAX)
+        pause = RESTART_FIRST_SECONDS if lived > USEFUL_SECONDS else min(pause * 2, RESTART_SECONDS_MAX)
         log.error("process.died", process=child.name, code=code, restart_seconds=pause)
         with trio.move_on_after(pause):
             await stopping.wait()

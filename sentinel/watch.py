@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from sentinel.errors import Unavailable
-from sentinel.logs import log
+from sentinel.logs import Outage
 from sentinel.records import Store
 
 LOOK_SECONDS = 0.05
@@ -23,6 +23,7 @@ class Watch:
     _callers: Counter[str] = attrs.field(factory=Counter)
     _waiting: dict[str, set[trio.Event]] = attrs.field(factory=lambda: defaultdict(set))
     _someone: trio.Event = attrs.field(factory=trio.Event)
+    _outage: Outage = attrs.field(factory=lambda: Outage("watch.blind"))
 
     async def wait_ended(self, job_id: str, seconds: float, tenant: str = "") -> bool:
         """
@@ -65,8 +66,9 @@ class Watch:
         try:
             ended = await self.store.call(self.store.record.ended, list(self._waiting))
         except Unavailable as error:
-            log.warning("watch.blind", reason=error.detail)
+            self._outage.failed(error.detail)
             return
+        self._outage.over()
         for job_id in ended:
             for waiter in self._waiting.get(job_id, ()):
                 waiter.set()

@@ -17,7 +17,7 @@ from sentinel.channels.shared.sending import retry_after
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import RefusedAddress, SendFailed, Unavailable
 from sentinel.job_view import API_STATUS, iso
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 from sentinel.model import Job, Outcome, Outgoing, Verdict
 from sentinel.outbound import Answer, Outbound
 from sentinel.records import Callback, Store
@@ -36,6 +36,7 @@ class Callbacks:
     directory: DirectoryFollower
     outbound: Outbound
     under_way: Counter[str] = attrs.field(factory=Counter)
+    outage: Outage = attrs.field(factory=lambda: Outage("callbacks.record_unavailable"))
 
     async def run(self) -> None:
         """Send for ever. Belongs in the worker's nursery."""
@@ -56,10 +57,12 @@ class Callbacks:
         try:
             # Each is sent at once and within its deadline, so twice that is lease enough.
             lease_seconds = self.outbound.seconds_max * 2
-            return await self.store.call(self.store.record.claim_callbacks, free, lease_seconds, time.time(), busy)
+            due = await self.store.call(self.store.record.claim_callbacks, free, lease_seconds, time.time(), busy)
         except Unavailable as error:
-            log.warning("callbacks.record_unavailable", reason=error.detail)
+            self.outage.failed(error.detail)
             return []
+        self.outage.over()
+        return due
 
     async def _bring_one(self, callback: Callback) -> None:
         try:

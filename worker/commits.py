@@ -12,7 +12,6 @@ import trio
 
 from sentinel.errors import SentinelError, Unavailable
 from sentinel.group_commit import GroupCommit
-from sentinel.logs import log
 from sentinel.records import Ending, PartSettled, Reply, Store
 
 WRITE_SECONDS_MAX = 15.0
@@ -46,8 +45,7 @@ async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
         with trio.CancelScope(shield=True):
             try:
                 return await group.submit(item)
-            except Unavailable as error:
-                log.warning("worker.write_failed", reason=error.detail)
+            except Unavailable:
                 if trio.current_time() > deadline or group.closed:
                     raise
             await trio.sleep(WRITE_AGAIN_SECONDS)

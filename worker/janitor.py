@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from sentinel.errors import Unavailable
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 from sentinel.records import LEASE_SECONDS, Store
 
 REAP_SECONDS = 2.0
@@ -29,7 +29,7 @@ class Janitor:
 
     async def run(self) -> None:
         """Clean up for ever, starting now: what a worker left behind that was here before us should not wait."""
-        pruned_at = float("-inf")
+        pruned_at, outage = float("-inf"), Outage("janitor.record_unavailable")
         while True:
             try:
                 await self.store.call(self.store.record.promote, time.time())
@@ -38,8 +38,10 @@ class Janitor:
                     pruned_at = trio.current_time()
                     await self._prune()
             except Unavailable as error:
-                log.warning("janitor.record_unavailable", reason=error.detail)
+                outage.failed(error.detail)
                 self._well_since = trio.current_time()
+            else:
+                outage.over()
             await trio.sleep(REAP_SECONDS)
 
     async def _reap(self) -> None:

@@ -14,7 +14,7 @@ import trio
 from sentinel.channels import merge_seconds
 from sentinel.dispatch.offers import Offers
 from sentinel.errors import GenerationFailed, NotFound, SentinelError, Unavailable
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 from sentinel.model import Claim, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
@@ -27,6 +27,7 @@ from worker.engine import Engine
 from worker.presence import Presence, Running, Stopped
 
 DELIVERIES_MAX = 64
+CLAIM_AGAIN_SECONDS = 1.0
 _EVENTS = {True: "job.ended", False: "job.postponed"}
 
 
@@ -67,14 +68,18 @@ class Jobs:
                 running.stop(Stopped.RELEASED)
 
     async def _claim_for_ever(self, nursery: trio.Nursery) -> None:
+        outage = Outage("worker.claim_failed")
         while True:
             count = await self._reserve()
             try:
                 claims, again = await self.claiming.claim(self.presence.worker, count)
             except Unavailable as error:
-                log.warning("worker.claim_failed", reason=error.detail)
+                outage.failed(error.detail)
                 self.presence.doubt()
-                claims, again = [], False
+                self._give_back(count)
+                await trio.sleep(CLAIM_AGAIN_SECONDS * random.uniform(0.5, 1.0))  # workers that fail together come back apart
+                continue
+            outage.over()
             for claim in claims:
                 running = self.presence.running[claim.lease_token] = Running(claim)
                 self._idle = trio.Event()

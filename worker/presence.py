@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from sentinel.errors import SentinelError, Unavailable
-from sentinel.logs import log
+from sentinel.logs import Outage, log
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
 from sentinel.records import LEASE_SECONDS, Ending, Lease, Progress, Store
@@ -77,13 +77,16 @@ class Presence:
 
     async def run(self) -> None:
         """Look after the leases for ever. Raises DeclaredDead; then the process must end. Belongs in the worker's nursery."""
+        outage = Outage("worker.record_unavailable")
         while True:
             try:
                 await self._beat()
                 await self._check_leases()
             except Unavailable as error:
-                log.warning("worker.record_unavailable", reason=error.detail)
+                outage.failed(error.detail)
                 self._stop_if_unseen()
+            else:
+                outage.over()
             await trio.sleep(LOOK_SECONDS)
 
     def doubt(self) -> None:

@@ -61,8 +61,9 @@ class SqliteRecord(SqlRecord):
             wanted = self._ids(ids) if ids is not None else None
             random.shuffle(tenants)  # when there are more tenants than free slots, chance is fair and needs no memory
             queues = ([row["id"] for row in self._all("claimable", tenant=tenant, limit=count, ids=wanted)] for tenant in tenants)
+            suspects = [row["id"] for row in self._all("suspect", worker=worker)]
             waiting = list(islice(filter(None, queues), count))
-            return [self._claim_one(job_id, worker, now) for job_id in rows.round_robin(waiting)[:count]]
+            return [self._claim_one(job_id, worker, now) for job_id in [*suspects, *rows.round_robin(waiting)][:count]]
 
     def _claim_one(self, job_id: str, worker: int, now: float) -> Claim:
         token = uuid.uuid4().hex

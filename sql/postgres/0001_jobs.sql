@@ -100,19 +100,24 @@ CREATE TABLE queue (
     sequence  bigint PRIMARY KEY,
     tenant    text NOT NULL,
     priority  integer NOT NULL,
-    place     text NOT NULL CHECK (place IN ('ready', 'waiting', 'scheduled', 'running')),
+    place     text NOT NULL CHECK (place IN ('ready', 'suspect', 'waiting', 'scheduled', 'running')),
     chat      bigint,                 -- a hash of the conversation; two that share one only wait for each other
     run_at    double precision NOT NULL,
     worker_id bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX queue_ready      ON queue(tenant, priority, sequence) WHERE place = 'ready';
+CREATE INDEX queue_suspect    ON queue(sequence)                   WHERE place = 'suspect';
 CREATE INDEX queue_due        ON queue(run_at)                     WHERE place = 'scheduled';
 CREATE INDEX queue_running    ON queue(worker_id)                  WHERE place = 'running';
 CREATE INDEX queue_chat       ON queue(chat, sequence)             WHERE chat IS NOT NULL;
 -- Two gateways may commit two messages of a chat in either order, and two workers look at once; here it is decided.
 CREATE UNIQUE INDEX queue_one_at_a_time ON queue(chat)             WHERE chat IS NOT NULL AND place = 'running';
 
-CREATE FUNCTION place_of(state text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE state WHEN 'queued' THEN 'ready' ELSE state END $$;
+-- A job that was there at two deaths of a worker is a suspect: a worker runs one of them at a time, so that the third death is blamed
+-- on the right one.
+CREATE FUNCTION place_of(state text, rescues integer) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN state <> 'queued' THEN state WHEN rescues >= 2 THEN 'suspect' ELSE 'ready' END
+$$;
 
 CREATE FUNCTION chat_of(conversation text, tenant text, channel text, source text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN conversation IS NOT NULL THEN hashtextextended(concat_ws(E'\x1f', tenant, channel, source, conversation), 0) END
@@ -122,7 +127,7 @@ $$;
 CREATE FUNCTION jobs_arrive() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
-    SELECT sequence, tenant, priority, place_of(state), chat_of(conversation, tenant, channel, source), run_at
+    SELECT sequence, tenant, priority, place_of(state, 0), chat_of(conversation, tenant, channel, source), run_at
     FROM arrived WHERE state IN ('scheduled', 'queued');
     IF FOUND THEN NOTIFY sentinel_jobs; END IF;
     RETURN NULL;
@@ -133,10 +138,10 @@ CREATE TRIGGER jobs_arrive AFTER INSERT ON jobs REFERENCING NEW TABLE AS arrived
 -- plan (each changed job's row by its key) is not left to it.
 CREATE FUNCTION jobs_move() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
-    UPDATE queue AS q SET place = place_of(j.state), run_at = j.run_at, worker_id = j.worker_id
+    UPDATE queue AS q SET place = place_of(j.state, j.rescues), run_at = j.run_at, worker_id = j.worker_id
     FROM changed AS j
-    WHERE q.sequence = j.sequence AND j.finished_at IS NULL
-      AND CASE q.place WHEN 'waiting' THEN 'ready' ELSE q.place END <> place_of(j.state);
+    WHERE q.sequence = j.sequence AND j.finished_at IS NULL AND q.place <> place_of(j.state, j.rescues)
+      AND NOT (q.place = 'waiting' AND j.state = 'queued');
     DELETE FROM queue AS q USING changed AS j WHERE q.sequence = j.sequence AND j.finished_at IS NOT NULL;
     IF FOUND THEN
         -- A new statement, so it sees whoever was told to wait behind a job that has just left (see `claim`).

@@ -46,7 +46,7 @@ WHERE external_id = :external_id
 ORDER BY sequence DESC LIMIT :limit
 
 -- name: queue_position
-SELECT count(*) AS ahead FROM queue WHERE place IN ('ready', 'waiting') AND (priority, sequence) < (:priority::integer, :sequence::bigint)
+SELECT count(*) AS ahead FROM queue WHERE place IN ('ready', 'suspect', 'waiting') AND (priority, sequence) < (:priority::integer, :sequence::bigint)
 
 -- name: ended
 SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
@@ -148,7 +148,7 @@ UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(AR
 -- The jobs named by `ids`, or else a fair pick: tenants by chance, an even share for each, by priority and age. The rows are locked
 -- before it is asked whether an earlier job of the same conversation is in the way; one that has to wait is marked, so that the next
 -- claim need not look at it, but only while the job in its way is held (FOR SHARE), or the mark could come after the last look of the
--- transaction that ends that job and nobody would take it away.
+-- transaction that ends that job and nobody would take it away. Of suspects, one at a time.
 WITH RECURSIVE tenants(tenant) AS (
     (SELECT tenant FROM queue WHERE place = 'ready' AND :ids::text[] IS NULL ORDER BY tenant LIMIT 1)
     UNION ALL
@@ -163,7 +163,13 @@ fair AS MATERIALIZED (
 named AS MATERIALIZED (
     SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
         SELECT sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place = 'ready' FOR UPDATE SKIP LOCKED) AS q),
-candidates AS MATERIALIZED (SELECT * FROM fair UNION ALL SELECT * FROM named),
+lone AS MATERIALIZED (
+    SELECT sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
+    WHERE place = 'suspect' AND NOT EXISTS (
+        SELECT 1 FROM queue AS r JOIN jobs AS j ON j.sequence = r.sequence
+        WHERE r.place = 'running' AND r.worker_id = :worker AND j.rescues >= 2)
+    ORDER BY sequence LIMIT 1 FOR UPDATE SKIP LOCKED),
+candidates AS MATERIALIZED (SELECT * FROM lone UNION ALL SELECT * FROM fair UNION ALL SELECT * FROM named),
 blocked AS MATERIALIZED (
     SELECT c.sequence, coalesce(
         (SELECT e.sequence FROM queue AS e WHERE e.chat = c.chat AND e.place = 'running'),
@@ -306,6 +312,9 @@ DELETE FROM jobs WHERE id = ANY(ARRAY(
 
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
+
+-- name: touch
+UPDATE directory_version SET version = version
 
 -- name: directory_version
 SELECT version FROM directory_version

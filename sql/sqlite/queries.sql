@@ -140,13 +140,25 @@ SELECT tenant FROM t WHERE tenant IS NOT NULL
 -- A job waits while an earlier one of its conversation lives, or any of them runs: a chat is answered one message at a time and in
 -- order. `waits` says it for most; a job that was retried by hand comes back before others that do not know of it.
 SELECT id FROM jobs AS j
-WHERE state = 'queued' AND waits = 0 AND tenant = :tenant AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
+WHERE state = 'queued' AND waits = 0 AND rescues < 2 AND tenant = :tenant AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
   AND (conversation IS NULL OR NOT EXISTS (
         SELECT 1 FROM jobs AS e
         WHERE e.conversation = j.conversation AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source
           AND e.state IN ('scheduled', 'queued', 'running')
           AND CASE WHEN e.state = 'running' THEN 0 ELSE e.sequence END < j.sequence))
 ORDER BY priority, sequence LIMIT :limit
+
+-- name: suspect
+-- A job that was there at two deaths of a worker is run beside no other of its kind, so that the third is blamed on the right one.
+SELECT id FROM jobs AS j
+WHERE state = 'queued' AND rescues >= 2
+  AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND worker_id = :worker AND rescues >= 2)
+  AND (conversation IS NULL OR NOT EXISTS (
+        SELECT 1 FROM jobs AS e
+        WHERE e.conversation = j.conversation AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source
+          AND e.state IN ('scheduled', 'queued', 'running')
+          AND CASE WHEN e.state = 'running' THEN 0 ELSE e.sequence END < j.sequence))
+ORDER BY sequence LIMIT 1
 
 -- name: claim
 UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = :token, worker_id = :worker, started_at = :now
@@ -237,6 +249,9 @@ DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AN
 
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
+
+-- name: touch
+UPDATE directory_version SET version = version
 
 -- name: directory_version
 SELECT version FROM directory_version

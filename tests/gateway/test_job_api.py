@@ -529,6 +529,17 @@ class TestHealth:
             answer = answer_of(await blind.handle(Request("GET", "/readyz", query)))
             assert (answer.status, answer.json["ready"], answer.json["checks"]["record"]) == (503, False, "The disk is gone.")
 
+    async def test_the_record_can_be_read_and_not_written(self, api: Api, record: Record):
+        """While webhooks are refused because nothing can be written, /readyz says so, and recovers without anybody trying."""
+        connection = record._file.connection
+        connection.execute("BEGIN IMMEDIATE")
+        refused = await api.call("POST", "/v1/jobs", {"input": "hi"})
+        during = await api.call("GET", "/readyz?only=record")
+        connection.execute("ROLLBACK")
+        after = await api.call("GET", "/readyz?only=record")
+        assert (refused.status, during.status, after.status) == (503, 503, 200)
+        assert "cannot be written" in during.json["checks"]["record"]
+
     async def test_the_record_is_silent(self, gateway: Gateway):
         """/readyz is 503 inside the budget while the record's one thread is held up by something else."""
         health = attrs.evolve(gateway.health, settings=attrs.evolve(gateway.settings, ack_budget=0.2))

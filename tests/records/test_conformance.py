@@ -625,6 +625,22 @@ class TestReap:
         assert bench.record.reap(NOW + 40 + LEASE_SECONDS) == 0
         assert bench.end(claim, State.SUCCEEDED)
 
+    def test_the_innocent_are_not_blamed(self, bench, dead_process):
+        """Of jobs that were there at two deaths a worker runs one at a time, so only the one that kills it is quarantined."""
+        killer, *innocent = bench.accept(*[new_job() for _ in range(4)])
+        for _ in range(2):
+            bench.record.claim(bench.record.register("dying", dead_process, 4, "ready", NOW), 4, NOW)
+            bench.record.reap(NOW)
+        (other,) = bench.accept(new_job())
+        (first, second) = bench.claim(4)
+        assert {first.job.id, second.job.id} == {killer, other}
+        assert bench.claim(4) == []
+        assert len(bench.record.claim(bench.record.register("another", dead_process, 4, "ready", NOW), 4, NOW)) == 1
+        bench.record.reap(NOW)
+        assert bench.state(innocent[0]) is State.QUARANTINED
+        bench.end(first, State.SUCCEEDED)
+        assert [claim.job.id for claim in bench.claim(4)] == [innocent[1]]
+
     def test_the_third_death_quarantines(self, bench, dead_process):
         """A job that three workers died of waits for a person."""
         (job_id,) = bench.accept(new_job())
@@ -1106,8 +1122,10 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 4))
     def claim(self, count: int) -> None:
         possible = {job_id for job_id, job in self.jobs.items() if self.claimable(job)}
+        suspects = {job_id for job_id in possible if self.jobs[job_id].rescues >= RESCUES_MAX - 1}
+        one_runs = any(job.state is State.RUNNING and job.rescues >= RESCUES_MAX - 1 for job in self.jobs.values())
         claims = self.record.claim(self.worker, count, self.now)
-        assert len(claims) == min(count, len(possible))
+        assert len(claims) == min(count, len(possible - suspects) + bool(suspects and not one_runs))
         for claim in claims:
             assert claim.job.id in possible
             job = self.jobs[claim.job.id]
