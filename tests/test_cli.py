@@ -57,6 +57,7 @@ def test_help_names_every_command(url: str, capsys: Capture) -> None:
         "demo",
         "doctor",
         "status",
+        "chaos",
         "sources",
         "keys",
         "jobs",
