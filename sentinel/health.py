@@ -12,6 +12,7 @@ from sentinel.records import Store
 from sentinel.settings import Settings
 
 WORKER_SEEN_SECONDS = 15.0
+TROUBLE_SECONDS = 5.0  # a refused commit says so long that the record is not well, unless another has succeeded since
 
 
 @attrs.frozen(eq=False)
@@ -43,11 +44,10 @@ class Health:
     async def _ask_record(self, now: float) -> dict[str, str]:
         try:
             workers = await self.store.read(self.store.record.workers)
-            if self.intake.trouble:  # since then nobody may have tried, so this does
-                await self.store.call(self.store.record.touch)
-                self.intake.trouble = ""
         except Unavailable as error:
             return {"record": error.detail}
+        if self.intake.trouble and now - self.intake.trouble_at < TROUBLE_SECONDS:  # what can be read cannot always be written
+            return {"record": self.intake.trouble}
         alive = [worker.status for worker in workers if worker.last_seen > now - WORKER_SEEN_SECONDS]
         if "ready" in alive:
             return {"record": "ok", "worker": "ok"}

@@ -34,7 +34,7 @@ class Intake:
     Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it.
 
     Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact.
-    `trouble` is why the record refused the last batch, or "".
+    `trouble` is why the record refused the last batch, at `trouble_at`; "" if it took it.
     """
 
     store: Store
@@ -44,6 +44,7 @@ class Intake:
     arrived: Callable[[Sequence[NewJob]], None] | None = None
     spooling: Spooling | None = attrs.field(init=False, default=None)
     trouble: str = attrs.field(init=False, default="")
+    trouble_at: float = attrs.field(init=False, default=0.0)
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
     _spooled: dict[str, None] = attrs.field(factory=dict)
 
@@ -119,7 +120,7 @@ class Intake:
         try:
             created = iter(self.store.record.accept([job for jobs in batches for job in jobs], time.time()))
         except Unavailable as error:
-            self.trouble = error.detail
+            self.trouble, self.trouble_at = error.detail, time.time()
             raise
         self.trouble = ""
         return [[next(created) for _ in jobs] for jobs in batches]

@@ -251,9 +251,6 @@ class Record(Protocol):
         If `silent`, also who was not seen for LEASE_SECONDS. Not to be asked for just after an outage, when nobody could be seen.
         """
 
-    def touch(self) -> None:
-        """Write something that changes nothing; a disk that is full can still be read."""
-
     def up_seconds(self) -> float:
         """How long the store has been up."""
 

@@ -268,10 +268,6 @@ class SqlRecord(ABC):
         with self._transaction():
             return [self._run(name, before=before) for name in PRUNED_TABLES][-1]
 
-    def touch(self) -> None:
-        with self._transaction():
-            self._run("touch")
-
     # Administering
 
     def directory_version(self) -> int:

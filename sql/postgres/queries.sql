@@ -313,9 +313,6 @@ DELETE FROM jobs WHERE id = ANY(ARRAY(
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
 
--- name: touch
-UPDATE directory_version SET version = version
-
 -- name: directory_version
 SELECT version FROM directory_version
 

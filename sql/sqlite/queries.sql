@@ -250,9 +250,6 @@ DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AN
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
 
--- name: touch
-UPDATE directory_version SET version = version
-
 -- name: directory_version
 SELECT version FROM directory_version
 
