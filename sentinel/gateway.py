@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, nullcontext
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -102,11 +102,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     writer = Store(open_record(settings.record, seconds, prepared=False))
     reader = Store(open_record(settings.record, seconds, prepared=False))
     spool, copy = _open_spool(settings)
-    with closing(writer.record), closing(reader.record), closing(spool) if spool else nullcontext():
+    with ExitStack() as opened:
+        for each in (writer.record, reader.record, spool):
+            if each is not None:
+                opened.callback(each.close)
         directory, watch = DirectoryFollower(reader, copy=copy), Watch(reader, settings.requests_max // 4)
         await directory.start()
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)
+        opened.callback(keeper.dispatch.close if keeper else lambda: None)
         intake = Intake(writer, settings.ack_budget, settings.intake_max, spool, offers.arrived if offers else None)
         gateway = Gateway(
             settings=settings,

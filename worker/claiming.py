@@ -34,6 +34,13 @@ class Claiming:
     _dispatched: bool = False
     _asked_record: float = float("-inf")
 
+    def close(self) -> None:
+        """Give the connections back that are not the record's."""
+        if self.bell is not None:
+            self.bell.close()
+        if self.keeper is not None:
+            self.keeper.dispatch.close()
+
     async def claim(self, worker: int, count: int) -> tuple[list[Claim], bool]:
         """Up to `count` jobs, and whether it is worth asking again at once. Raises Unavailable when the record cannot be asked."""
         ids = await self._take(count)
@@ -53,7 +60,7 @@ class Claiming:
                 if not await self.keeper.wait(IDLE_SECONDS):
                     self._asked_record = float("-inf")
             elif self.bell is not None:
-                await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2), abandon_on_cancel=True)
+                await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2))
             else:
                 await trio.sleep(LOOK_SECONDS)
         except Unavailable:

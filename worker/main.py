@@ -49,24 +49,26 @@ async def work_until(stopping: trio.Event, settings: Settings) -> None:
         if is_served(settings.record):  # a second connection: what is ended need not wait for what is claimed
             writing = Store(open_record(settings.record, prepared=False))
             opened.callback(writing.record.close)
+        claiming = Claiming(store, open_keeper(settings.redis, store), open_bell(settings.record))
+        opened.callback(claiming.close)
         presence = await register(store, "starting")
-        await _work(stopping, settings, store, writing, presence)
+        await _work(stopping, settings, writing, claiming, presence)
         await presence.leave()
     log.info("worker.stopped")
 
 
-async def _work(stopping: trio.Event, settings: Settings, store: Store, writing: Store, presence: Presence) -> None:
+async def _work(stopping: trio.Event, settings: Settings, writing: Store, claiming: Claiming, presence: Presence) -> None:
+    store = claiming.store
     directory = DirectoryFollower(store)
     await directory.refresh()
     async with open_outbound(settings.send_seconds_max) as outbound, trio.open_nursery() as nursery:
-        keeper = open_keeper(settings.redis, store)
-        offers = open_offers(keeper, store)
+        offers = open_offers(claiming.keeper, store)
         for task in (
             presence,
             directory,
             Janitor(store, settings.retention_days),
             Callbacks(store, directory, outbound),
-            keeper,
+            claiming.keeper,
             offers,
         ):
             if task is not None:
@@ -75,7 +77,6 @@ async def _work(stopping: trio.Event, settings: Settings, store: Store, writing:
             engine = await _enter_engine(stack, settings, presence, stopping)
             if engine is not None:
                 delivery = Delivery(writing, directory, outbound, commits)
-                claiming = Claiming(store, keeper, open_bell(settings.record))
                 await Jobs(settings, store, engine, presence, delivery, commits, claiming, offers).run(stopping)
         nursery.cancel_scope.cancel()
 

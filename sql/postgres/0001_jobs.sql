@@ -94,14 +94,14 @@ CREATE UNIQUE INDEX jobs_sequence ON jobs(sequence);
 CREATE INDEX jobs_external        ON jobs(external_id);
 CREATE INDEX jobs_created         ON jobs USING brin (created_at);
 
--- An index of the live jobs, in a small table of its own so that a million finished jobs cost a claim nothing. Triggers on `jobs`
--- keep it; nobody else writes it, except that a claim notes in `place` that a job waits for an earlier one of its conversation.
+-- An index of the jobs that are not over, in a small table of its own so that a million finished ones cost a claim nothing. Triggers on
+-- `jobs` keep it; nobody else writes it, except that a claim notes in `place` that a job waits for an earlier one of its conversation.
 CREATE TABLE queue (
     sequence  bigint PRIMARY KEY,
     tenant    text NOT NULL,
     priority  integer NOT NULL,
-    place     text NOT NULL CHECK (place IN ('ready', 'suspect', 'waiting', 'scheduled', 'running')),
-    chat      bigint,                 -- a hash of the conversation; two that share one only wait for each other
+    place     text NOT NULL CHECK (place IN ('ready', 'suspect', 'waiting', 'scheduled', 'running', 'quarantined')),
+    chat      bigint,                 -- a hash of the conversation, where others may have to wait for this job
     run_at    double precision NOT NULL,
     worker_id bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
@@ -127,9 +127,10 @@ $$;
 CREATE FUNCTION jobs_arrive() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
-    SELECT sequence, tenant, priority, place_of(state, 0), chat_of(conversation, tenant, channel, source), run_at
-    FROM arrived WHERE state IN ('scheduled', 'queued');
-    IF FOUND THEN NOTIFY sentinel_jobs; END IF;
+    SELECT sequence, tenant, priority, place_of(state, 0),
+           CASE WHEN finished_at IS NULL THEN chat_of(conversation, tenant, channel, source) END, run_at
+    FROM arrived WHERE state IN ('scheduled', 'queued', 'quarantined');
+    IF EXISTS (SELECT 1 FROM arrived WHERE state = 'queued') THEN NOTIFY sentinel_jobs; END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER jobs_arrive AFTER INSERT ON jobs REFERENCING NEW TABLE AS arrived FOR EACH STATEMENT EXECUTE FUNCTION jobs_arrive();
@@ -142,8 +143,10 @@ BEGIN
     FROM changed AS j
     WHERE q.sequence = j.sequence AND j.finished_at IS NULL AND q.place <> place_of(j.state, j.rescues)
       AND NOT (q.place = 'waiting' AND j.state = 'queued');
-    DELETE FROM queue AS q USING changed AS j WHERE q.sequence = j.sequence AND j.finished_at IS NOT NULL;
-    IF FOUND THEN
+    UPDATE queue AS q SET place = 'quarantined', worker_id = NULL, chat = NULL
+    FROM changed AS j WHERE q.sequence = j.sequence AND j.state = 'quarantined';
+    DELETE FROM queue AS q USING changed AS j WHERE q.sequence = j.sequence AND j.state IN ('succeeded', 'failed', 'cancelled');
+    IF EXISTS (SELECT 1 FROM changed WHERE finished_at IS NOT NULL AND conversation IS NOT NULL) THEN
         -- A new statement, so it sees whoever was told to wait behind a job that has just left (see `claim`).
         UPDATE queue SET place = 'ready'
         WHERE place = 'waiting' AND sequence IN (
@@ -233,6 +236,7 @@ SELECT q.tenant,
        count(*) FILTER (WHERE place = 'waiting')   AS behind_their_chat,
        count(*) FILTER (WHERE place = 'scheduled') AS scheduled,
        count(*) FILTER (WHERE place = 'running')   AS running,
+       count(*) FILTER (WHERE place = 'quarantined') AS quarantined,
        round((extract(epoch FROM clock_timestamp()) - min(q.run_at) FILTER (WHERE place = 'ready'))::numeric, 1) AS oldest_ready_seconds
 FROM queue AS q GROUP BY q.tenant ORDER BY ready DESC;
 

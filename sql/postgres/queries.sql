@@ -21,8 +21,10 @@ COPY jobs(id, tenant, channel, source, external_id, sender, priority, state, rec
           reply_to, options, input, conversation, last_error, replay_of, finished_at) FROM STDIN
 
 -- name: withdraw
--- Only what nobody has begun: a job that its sender was told to send again.
-DELETE FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND state = 'queued' AND started_at IS NULL
+-- Only what nobody has begun: a job that its sender was told to send again. The row of the queue is locked first, as a claim does it.
+WITH locked AS MATERIALIZED (
+    SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = ANY(:ids::text[]::uuid[]) FOR UPDATE OF q)
+DELETE FROM jobs WHERE sequence IN (SELECT sequence FROM locked) AND state = 'queued' AND started_at IS NULL
 
 -- name: find_job
 SELECT * FROM jobs WHERE id = :id::uuid AND (:tenant::text IS NULL OR tenant = :tenant::text)
@@ -55,7 +57,7 @@ SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND state IN ('succeede
 SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :id::uuid ORDER BY place
 
 -- name: counts
-SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 'running', 'quarantined') GROUP BY state
+SELECT CASE WHEN place IN ('ready', 'suspect', 'waiting') THEN 'queued' ELSE place END AS state, count(*) AS jobs FROM queue GROUP BY 1
 
 -- name: ready
 -- What may be claimed, to fill the dispatch again or to find what it forgot.
@@ -71,8 +73,10 @@ FROM jobs AS j CROSS JOIN LATERAL (
 WHERE j.id = ANY(:ids::text[]::uuid[]) AND j.conversation IS NOT NULL AND q.place = 'ready'
 
 -- name: cancel_waiting
+-- The row of the queue is locked first, as a claim does it: in the other order the two could wait for each other.
+WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q)
 UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
-WHERE id = :id::uuid AND tenant = :tenant AND state IN ('scheduled', 'queued')
+WHERE sequence IN (SELECT sequence FROM locked) AND tenant = :tenant AND state IN ('scheduled', 'queued')
 
 -- name: cancel_running
 UPDATE jobs SET cancel_at = :now WHERE id = :id::uuid AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
@@ -83,6 +87,7 @@ WITH back AS (
     WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%' RETURNING *)
 INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
 SELECT sequence, tenant, priority, 'ready', chat_of(conversation, tenant, channel, source), run_at FROM back
+ON CONFLICT (sequence) DO UPDATE SET place = 'ready', chat = EXCLUDED.chat, run_at = EXCLUDED.run_at
 
 -- name: reopen_outbox
 UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id::uuid AND state = 'failed'
