@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sentinel import payload
 from sentinel.errors import BadInput
 from sentinel.payload import decode_form, decode_json, decode_xml, encode_json
 
@@ -271,3 +272,45 @@ def test_what_is_just_beyond_is_refused(text: str) -> None:
     """One beyond a limit is refused, wherever it stands."""
     with pytest.raises(BadInput):
         decode_json(text)
+
+
+def strictly(body: bytes) -> str:
+    """What the long way says of the body: "" if it takes it."""
+    try:
+        payload.decode_json(body + b" " * payload.NODES_MAX)  # too long for the short look
+    except BadInput as error:
+        return error.detail
+    return ""
+
+
+@settings(max_examples=400)
+@given(body=st.text(st.sampled_from('{}[]",:\\u0a1e. \n'), max_size=40).map(str.encode) | values.map(payload.encode_json))
+def test_the_short_look_sees_what_the_long_one_does(body: bytes) -> None:
+    """JSON that is taken after a short look is what the thorough one would take, and the same value."""
+    try:
+        short, refused = payload.decode_json(body), ""
+    except BadInput as error:
+        short, refused = None, error.detail
+    assert bool(refused) == bool(strictly(body))
+    if not refused:
+        assert short == payload.decode_json(body + b" " * payload.NODES_MAX)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a" :2,"b":3}',
+        b'{"a":{"b":1,"b":2},"c":"x: y"}',
+        b'{"a"\t:1,"a":2}',
+        b'{"\\u0061":1,"a":2}',
+        b'{"a":1,"a":2,"c":"\\u0022:"}',
+        b'{"a":99999999999999999999}',
+        b"[" * 65 + b"]" * 65,
+        b'{"a":"\\u0000"}',
+    ],
+)
+def test_what_a_short_look_must_not_miss(body: bytes) -> None:
+    """Repeated keys are found however they are written, and so are long integers, deep nesting and NUL."""
+    with pytest.raises(BadInput):
+        payload.decode_json(body)
