@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Network
 from urllib.parse import unquote
 
 import attrs
@@ -18,17 +19,25 @@ import httptools
 from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, Unavailable
 from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response
 
+Networks = tuple[IPv4Network | IPv6Network, ...]
+
 _REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 @attrs.frozen
 class Limits:
-    """What one request may take: bytes and seconds of its body; and all at a time: bytes of bodies on their way, connections."""
+    """
+    What one request may take: bytes and seconds of its body; and all at a time: bytes of bodies on their way, connections.
+
+    `connections_per_address` holds for each address but those of `proxies`, behind which there are many clients.
+    """
 
     body_bytes: int
     body_seconds: float
     all_bodies_bytes: int = 67_108_864
     connections: int = 15_000
+    connections_per_address: int = 512
+    proxies: Networks = ()
 
 
 class Reader:
@@ -64,6 +73,11 @@ class Reader:
             self.requests.append((request, False))
         else:
             self.error = self.error or BadInput("This server offers no upgrade.")
+
+    @property
+    def body_bytes(self) -> int:
+        """How much of the body that is on its way has arrived."""
+        return self._body_bytes
 
     # llhttp's events
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 
 import attrs
 import trio
@@ -24,6 +26,7 @@ HEAD_SECONDS_MAX = 5.0
 SEND_SECONDS_MAX = 10.0
 LINGER_SECONDS_MAX = 1.0
 CLOCK_SECONDS = 0.1
+BODY_GRACE_SECONDS, BODY_BYTES_PER_SECOND_MIN = 2.0, 1_000.0  # a body that trickles in more slowly is given up before its time
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 HTTP2_PREFACE = b"PRI"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -43,6 +46,7 @@ class Lane:
     closing: bool = attrs.field(default=False, init=False)
     bodies_bytes: int = attrs.field(default=0, init=False)
     connections: int = attrs.field(default=0, init=False)
+    _by_address: Counter[str] = attrs.field(factory=Counter, init=False)
     _receiving: set[_Connection] = attrs.field(factory=set)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
@@ -81,13 +85,15 @@ class Lane:
             await trio.lowlevel.wait_readable(listener)
             try:
                 while True:
-                    accepted, _address = listener.accept()
+                    accepted, peer = listener.accept()
                     accepted.setblocking(False)
-                    if self.connections >= self.limits.connections:
+                    address = peer[0] if peer else ""
+                    if self.connections >= self.limits.connections or self._has_enough(address):
                         _turn_away(accepted)
                         continue
                     self.connections += 1
-                    nursery.start_soon(self._serve, accepted)
+                    self._by_address[address] += 1
+                    nursery.start_soon(self._serve, accepted, address)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -96,7 +102,13 @@ class Lane:
                     await trio.sleep(EXHAUSTED_SECONDS)
                 # anything else is that one connection's fault: it was gone before we took it (accept(2))
 
-    async def _serve(self, accepted: socket.socket) -> None:
+    def _has_enough(self, address: str) -> bool:
+        """Whether this address has all the connections that one may have."""
+        if self._by_address[address] < self.limits.connections_per_address or not address:
+            return False
+        return not any(ip_address(address.partition("%")[0]) in network for network in self.limits.proxies)
+
+    async def _serve(self, accepted: socket.socket, address: str) -> None:
         """One connection, to its end. Whatever goes wrong on it ends it alone."""
         with accepted:
             try:
@@ -109,6 +121,9 @@ class Lane:
                 log.exception("connection.crashed", error=repr(error)[:200])
             finally:
                 self.connections -= 1
+                self._by_address[address] -= 1
+                if not self._by_address[address]:
+                    del self._by_address[address]
 
 
 class _Connection:
@@ -150,7 +165,7 @@ class _Connection:
 
     async def _run(self) -> None:
         reader = self._reader
-        seen = (reader.phase, reader.begun)
+        seen, began = (reader.phase, reader.begun), trio.current_time()
         while data := await self._receive():
             if not reader.begun and data.startswith(HTTP2_PREFACE):
                 await self._lane.hand_over(trio.SocketStream(trio.socket.from_stdlib_socket(self._socket)), data)
@@ -159,8 +174,11 @@ class _Connection:
             if not await self._answer_all():
                 return
             if seen != (reader.phase, reader.begun):  # another phase, or the same one of another request: patience begins anew
-                seen = (reader.phase, reader.begun)
-                self.deadline = trio.current_time() + self._seconds(reader.phase)
+                seen, began = (reader.phase, reader.begun), trio.current_time()
+                self.deadline = began + self._seconds(reader.phase)
+            if reader.phase == "body":
+                trickle = BODY_GRACE_SECONDS + reader.body_bytes / BODY_BYTES_PER_SECOND_MIN
+                self.deadline = began + min(trickle, self._lane.limits.body_seconds)
 
     async def _receive(self) -> bytes:
         """What arrives; b"" if the connection is to end, after saying so to a peer that was too slow."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack
+from ipaddress import ip_network
 
 import trio
 from hypercorn.config import Config
@@ -40,7 +41,7 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
             lane = Lane(
                 gateway.handle,
                 behind.serve,
-                Limits(settings.body_bytes_max, settings.body_seconds_max, settings.bodies_bytes_max, settings.connections_max),
+                _limits(settings),
             )
             for listener in listeners:
                 listener.listen(BACKLOG)
@@ -72,6 +73,17 @@ def _exit_hard() -> None:
 def _url(listener: socket.socket) -> str:
     name = listener.getsockname()
     return f"unix:{name}" if isinstance(name, str) else f"http://{name[0]}:{name[1]}"
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        body_bytes=settings.body_bytes_max,
+        body_seconds=settings.body_seconds_max,
+        all_bodies_bytes=settings.bodies_bytes_max,
+        connections=settings.connections_max,
+        connections_per_address=settings.connections_per_address_max,
+        proxies=tuple(ip_network(network) for network in settings.proxies.split(",")),
+    )
 
 
 def _config(settings: Settings) -> Config:

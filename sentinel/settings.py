@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ def _url(*schemes: str) -> Callable[[str], str]:
     return convert
 
 
+def _networks(text: str) -> str:
+    return ",".join(str(ip_network(part.strip())) for part in text.split(","))
+
+
 def _bind(text: str) -> str:
     if text.startswith(("unix:", "fd://")) and text.partition(":")[2].strip("/"):
         return text
@@ -101,6 +106,15 @@ class Settings:
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"
     )
     connections_max: int = _setting(15_000, _count, "a whole number, at least 1", "connections at a time; more get 503")
+    connections_per_address_max: int = _setting(
+        512, _count, "a whole number, at least 1", "connections of one address at a time; more get 503"
+    )
+    proxies: str = _setting(
+        "127.0.0.0/8,::1/128",
+        _networks,
+        "networks (CIDR), separated by commas",
+        "load balancers and reverse proxies, to which the limit per address does not apply",
+    )
     body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes, at least 1", "larger request bodies get 413")
     bodies_bytes_max: int = _setting(
         67_108_864, _count, "a whole number of bytes, at least 1", "all bodies on their way; more get 503"

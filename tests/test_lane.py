@@ -6,7 +6,9 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_network
 
+import attrs
 import pytest
 import trio
 
@@ -15,7 +17,7 @@ from sentinel.http import Request, Response
 from sentinel.http1 import Limits, Reader
 from sentinel.lane import Handle, Lane
 
-LIMITS = Limits(body_bytes=1000, body_seconds=0.3)
+LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;e=1\r\nhe\r\n3\r\nllo\r\n0\r\nT: x\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -284,3 +286,43 @@ async def test_connections_are_bounded() -> None:
         await trio.sleep(0.05)
         assert lane.connections == 0
         assert b" 200 " in await exchange(address, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+
+
+async def test_connections_of_one_address_are_bounded() -> None:
+    """One address has only its share of the connections, gets it back when it lets go, and a proxy's address has no such bound."""
+    limits = attrs.evolve(LIMITS, connections_per_address=2)
+    async with open_lane(limits) as (_, address):
+        held = [await trio.open_tcp_stream(*address) for _ in range(2)]
+        await trio.sleep(0.05)
+        assert (await exchange(address)).startswith(b"HTTP/1.1 503 ")
+        for stream in held:
+            await stream.aclose()
+        await trio.sleep(0.05)
+        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    async with open_lane(attrs.evolve(limits, proxies=(ip_network("127.0.0.0/8"),))) as (_, address):
+        held = [await trio.open_tcp_stream(*address) for _ in range(5)]
+        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        for stream in held:
+            await stream.aclose()
+
+
+async def test_a_body_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that arrives more slowly than the least rate gets 408 long before the time that a body may take."""
+    monkeypatch.setattr("sentinel.lane.BODY_GRACE_SECONDS", 0.2)
+    started = trio.current_time()
+    async with open_lane(attrs.evolve(LIMITS, body_seconds=60.0)) as (_, address):
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 900\r\n\r\n")
+        async with trio.open_nursery() as nursery:
+
+            async def trickle() -> None:
+                while True:
+                    await stream.send_all(b"x")
+                    await trio.sleep(0.02)
+
+            nursery.start_soon(trickle)
+            with trio.fail_after(5):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+    assert trio.current_time() - started < 2

@@ -25,6 +25,8 @@ EXAMPLES = {
     ),
     "ack_budget": ("0.5", 0.5, SECONDS),
     "connections_max": ("1000", 1000, COUNTS),
+    "connections_per_address_max": ("1000", 1000, COUNTS),
+    "proxies": ("10.0.0.0/8, ::1/128", "10.0.0.0/8,::1/128", ("10.0.0.1/8", "x", "10.0.0.0/8,,", "10.0.0.0/33")),
     "body_bytes_max": ("1000", 1000, COUNTS),
     "bodies_bytes_max": ("1000", 1000, COUNTS),
     "body_seconds_max": ("3", 3.0, SECONDS),
