@@ -33,6 +33,7 @@ class Claiming:
     bell: Bell | None = None
     _dispatched: bool = False
     _asked_record: float = float("-inf")
+    _taken: list[str] = attrs.field(factory=list)
 
     def close(self) -> None:
         """Give the connections back that are not the record's."""
@@ -50,8 +51,22 @@ class Claiming:
         if not ids:
             return [], False
         claims = await self.store.call(self._claim, worker, count, ids)
-        await self._forget(ids)
+        self._taken += ids
         return claims, True
+
+    async def settle(self) -> None:
+        """
+        Tell the dispatch of the hints that were followed: claimed, or not to be had. For when the claimed jobs have begun.
+
+        What could not be claimed and should have been, the sweep brings back.
+        """
+        ids, self._taken = self._taken, []
+        if not ids or self.keeper is None:
+            return
+        try:
+            await self.keeper.call(self.keeper.dispatch.done, ids)
+        except Unavailable as error:
+            log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)
 
     async def wait(self) -> None:
         """Return when there may be something to claim; never much later than it takes to look at everything once."""
@@ -84,10 +99,3 @@ class Claiming:
             self._asked_record = trio.current_time()
             return None
         return ids
-
-    async def _forget(self, ids: Sequence[str]) -> None:
-        """They are claimed, or cannot be; what could not and should have been, the sweep brings back."""
-        try:
-            await self.keeper.call(self.keeper.dispatch.done, ids)  # type: ignore[union-attr]  # the ids came from it
-        except Unavailable as error:
-            log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)

@@ -85,6 +85,7 @@ class Jobs:
                 self._idle = trio.Event()
                 nursery.start_soon(self._run_job, running)
             self._give_back(count - len(claims))
+            await self.claiming.settle()
             if not again:
                 await self.claiming.wait()
 

@@ -16,6 +16,9 @@ _NEW_JOB_FIELDS = (
     "verified_by", "fingerprint", "replay_of", "reply_to", "options", "input", "run_at",
 )  # fmt: skip
 _FIELDS = tuple(field.name for field in attrs.fields(Job))
+_DOCUMENT_PLACES = tuple(_FIELDS.index(name) for name in _DOCUMENTS)
+_STATE, _INPUT = _FIELDS.index("state"), _FIELDS.index("input")
+_STATES = {state.value: state for state in State}
 
 
 def job_row(job: NewJob) -> list[Any]:
@@ -63,12 +66,13 @@ def _escape(text: str) -> str:
 
 def job(row: Any) -> Job:
     """The job of a row that has its columns by name."""
-    values: dict[str, Any] = {name: row[name] for name in _FIELDS}
-    for name in _DOCUMENTS:
-        values[name] = decode(values[name]) if values[name] is not None else None
-    values["state"] = State(values["state"])
-    values["input"] = tuple(values["input"])
-    return Job(**values)
+    values = [row[name] for name in _FIELDS]
+    for place in _DOCUMENT_PLACES:
+        if values[place] is not None:
+            values[place] = decode(values[place])
+    values[_STATE] = _STATES[values[_STATE]]
+    values[_INPUT] = tuple(values[_INPUT])
+    return Job(*values)
 
 
 def key(row: Any) -> Key:

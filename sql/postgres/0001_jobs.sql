@@ -108,7 +108,7 @@ CREATE TABLE queue (
 CREATE INDEX queue_ready      ON queue(tenant, priority, sequence) WHERE place = 'ready';
 CREATE INDEX queue_suspect    ON queue(sequence)                   WHERE place = 'suspect';
 CREATE INDEX queue_due        ON queue(run_at)                     WHERE place = 'scheduled';
-CREATE INDEX queue_running    ON queue(worker_id)                  WHERE place = 'running';
+CREATE INDEX queue_running    ON queue(worker_id)                  WHERE worker_id IS NOT NULL;
 CREATE INDEX queue_chat       ON queue(chat, sequence)             WHERE chat IS NOT NULL;
 -- Two gateways may commit two messages of a chat in either order, and two workers look at once; here it is decided.
 CREATE UNIQUE INDEX queue_one_at_a_time ON queue(chat)             WHERE chat IS NOT NULL AND place = 'running';

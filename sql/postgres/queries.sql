@@ -60,9 +60,12 @@ SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :i
 SELECT CASE WHEN place IN ('ready', 'suspect', 'waiting') THEN 'queued' ELSE place END AS state, count(*) AS jobs FROM queue GROUP BY 1
 
 -- name: ready
--- What may be claimed, to fill the dispatch again or to find what it forgot.
-SELECT q.sequence, j.id, q.tenant, q.priority FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence
-WHERE q.place = 'ready' AND q.sequence > :after AND q.run_at <= :before ORDER BY q.sequence LIMIT :limit
+-- What may be claimed, to fill the dispatch again or to find what it forgot. The queue is read first, whatever the planner thinks of its
+-- size: else an empty queue can cost a walk through all jobs.
+WITH due AS MATERIALIZED (
+    SELECT sequence, tenant, priority FROM queue WHERE place = 'ready' AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit)
+SELECT d.sequence, j.id, d.tenant, d.priority
+FROM due AS d CROSS JOIN LATERAL (SELECT id FROM jobs WHERE sequence = d.sequence OFFSET 0) AS j ORDER BY d.sequence
 
 -- name: successors
 -- What may be claimed now in the conversations of jobs that have just left the queue.
@@ -193,7 +196,8 @@ claimed AS (
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM picked)) AND state = 'queued'
       AND EXISTS (SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL) RETURNING *),
 steps AS (INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, 'claimed', attempt, 'worker ' || :worker::text FROM claimed)
-SELECT (SELECT count(*) FROM parked) AS parked, claimed.* FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
+SELECT (SELECT count(*) FROM parked) AS parked, (SELECT max(turn) FROM fair) > :looked / (SELECT nullif(count(*), 0) FROM drawn) AS more, claimed.*
+FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
 
 -- name: mergeable
 -- Later messages of the conversation of a job that we run, as far as nobody has begun them.
