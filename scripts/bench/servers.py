@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of this run's own, with fsync on; prints their URLs, one a line, and ends them when standard input closes.
+"""A PostgreSQL and a Redis of this run's own, with fsync on. Prints their URLs; ends them when standard input closes.
 
 servers.py < PIPE
 """

@@ -45,6 +45,8 @@ class Keeper:
     chance: Callable[[], float] = random.random
     _stale: bool = False
     _refilling: bool = False
+    _checked: bool = False
+    _warning: str = ""
     _turn: trio.Lock = attrs.field(factory=trio.Lock)
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
     _bell: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -78,7 +80,7 @@ class Keeper:
         """How it is, for people."""
         if self.breaker.open_since is not None:
             return f"redis down for {trio.current_time() - self.breaker.open_since:.0f} s: claiming from the record"
-        return "redis is being refilled" if self._stale or self._refilling else "ok"
+        return "redis is being refilled" if self._stale or self._refilling else self._warning or "ok"
 
     async def run(self) -> None:
         """Look about every second, for ever. Belongs in the process's nursery."""
@@ -127,8 +129,17 @@ class Keeper:
     async def _look(self) -> None:
         if not await self._in_step():
             await self._refill()
-        elif await self._leads():
+            return
+        if not self._checked:
+            await self._check_policy()
+        if await self._leads():
             await self._sweep()
+
+    async def _check_policy(self) -> None:
+        """Say once if Redis may drop hints by itself: nothing is lost by it, but jobs wait for the sweep."""
+        self._warning, self._checked = await self.call(self.dispatch.policy_warning) or "", True
+        if self._warning:
+            log.warning("dispatch.evicts", reason=self._warning)
 
     async def _in_step(self) -> bool:
         """Whether the dispatch can be used. The first Stale may only mean that another process has refilled it."""

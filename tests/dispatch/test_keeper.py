@@ -355,3 +355,14 @@ async def test_a_bell_that_breaks(new_server, connect, make, log):
         await trio.to_thread.run_sync(server.kill)
     assert kept.words().startswith("redis down")
     assert log.events == ["dispatch.refilled", "dispatch.lost"]
+
+
+async def test_a_redis_that_may_drop_hints(new_server, connect, make, log):
+    """A maxmemory-policy that evicts is said once, loudly, and stays to be read."""
+    server = new_server()
+    server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    kept = make(connect(server.url))
+    for _ in range(4):
+        await kept._look()
+    assert log.events.count("dispatch.evicts") == 1
+    assert "noeviction" in kept.words()
