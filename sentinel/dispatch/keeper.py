@@ -137,7 +137,8 @@ class Keeper:
 
     async def _check_policy(self) -> None:
         """Say once if Redis may drop hints by itself: nothing is lost by it, but jobs wait for the sweep."""
-        self._warning, self._checked = await self.call(self.dispatch.policy_warning) or "", True
+        found = await self.call(self.dispatch.policy_warning)
+        self._warning, self._checked = found or "", True
         if self._warning:
             log.warning("dispatch.evicts", reason=self._warning)
 
