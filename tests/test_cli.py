@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import attrs
@@ -15,6 +17,7 @@ from sentinel.cli import main
 from sentinel.edge.keys import hash_key, is_well_formed
 from sentinel.model import NewJob, State, job_id
 from sentinel.records import Ending, open_record
+from sentinel.records.spool import Spool
 
 Capture = pytest.CaptureFixture[str]
 
@@ -189,6 +192,27 @@ def test_the_doctor_says_what_is_wrong(url: str, capsys: Capture, monkeypatch: p
     assert findings["worker"]["verdict"] == "warning"
     monkeypatch.setenv("SENTINEL_MODEL", "fake:10")
     assert run("doctor") == 0
+
+
+def test_the_status_says_how_things_are(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each part has a line in plain words: what waits, who works, what is spooled, and what cannot be reached."""
+    assert run("status", "--json") == 0
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["record"]["detail"].endswith("nothing waits")
+    assert findings["gateway"]["verdict"] == findings["worker"]["verdict"] == "warning"
+    assert findings.keys() == {"gateway", "record", "worker"}
+
+    monkeypatch.setenv("SENTINEL_RECORD", "postgresql://user:hunter2@127.0.0.1:1/db")
+    monkeypatch.setenv("SENTINEL_REDIS", "redis://:hunter2@127.0.0.1:1")
+    monkeypatch.setenv("SENTINEL_SPOOL", str(tmp_path / "spool"))
+    with closing(Spool(tmp_path / "spool", 1.0)) as spool:
+        spool.keep([new_job("one"), new_job("two")], time.time() - 12)
+    assert run("status") == 1
+    text = capsys.readouterr().out
+    assert "2 spooled, the oldest 12 s ago" in text
+    assert "Workers claim from the record meanwhile" in text
+    assert re.search(r"record +wrong +The record cannot be written or read now", text)
+    assert "hunter2" not in text
 
 
 def test_a_wrong_setting_is_named(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
