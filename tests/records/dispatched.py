@@ -11,8 +11,6 @@ from sentinel.dispatch import Dispatch
 from sentinel.model import Claim, Hint, NewJob, State
 from sentinel.records import Ending, Record
 
-LEASE_SECONDS = 5.0
-
 
 @attrs.frozen(eq=False)
 class Dispatched:
@@ -20,6 +18,7 @@ class Dispatched:
 
     record: Record
     dispatch: Dispatch
+    lease_seconds: float = 5.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.record, name)
@@ -36,11 +35,13 @@ class Dispatched:
         if len(claims) < count:  # what the sweep would find: retried, rescued, promoted
             self.dispatch.enqueue([hint for _, hint in self.record.ready(0, 10_000, float("inf"))])
             claims += self._take(worker, count - len(claims), now)
+        if len(claims) < count:  # what only the record hands out: suspects
+            claims += self.record.claim(worker, count - len(claims), now)
         return claims
 
     def _take(self, worker: int, count: int, now: float) -> list[Claim]:
         claims: list[Claim] = []
-        while len(claims) < count and (ids := self.dispatch.take(count - len(claims), LEASE_SECONDS)):
+        while len(claims) < count and (ids := self.dispatch.take(count - len(claims), self.lease_seconds)):
             claims += self.record.claim(worker, len(ids), now, ids)
             self.dispatch.done(ids)
         return claims

@@ -15,7 +15,7 @@ from sentinel.chaos.servers import PostgresServer, new_postgres
 from sentinel.errors import Unavailable
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
-from sentinel.records import Ending, JobFilter, Record, Reply, open_bell, open_record
+from sentinel.records import Ending, JobFilter, open_bell, open_record
 from sentinel.records.postgres import PostgresRecord
 from tests.records.conftest import NOW, fresh_database, new_job
 
@@ -204,79 +204,8 @@ class TestManyAtOnce:
         assert len(ended) == len(set(ended)) == 2000
 
 
-class Cutting(PostgresRecord):
-    """A record whose connection breaks again and again, before a statement or after it: then nobody hears that it was done."""
-
-    chance: random.Random | None = None
-    cuts = 0
-
-    def _execute(self, statement: str, values: object = None):
-        when = self.chance.random() if self.chance else 1.0
-        if when < 0.15:
-            self._break("before")
-        done = super()._execute(statement, values)
-        if when > 0.85 and self.chance:
-            self._break("after")
-        return done
-
-    def _break(self, when: str) -> None:
-        self.cuts += 1
-        if self._connection is not None:
-            self._connection.close()
-        raise psycopg.OperationalError(f"cut {when} the statement")
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_faults_between_statements(url, seed):
-    """Whatever breaks between two statements, what was accepted ends once, replies are written once, and chats keep their order."""
-    with closing(open_record(url)) as truth:
-        record = Cutting(url, 5.0)
-        worker = truth.register("w", process_name(), 8, "ready", NOW)
-        record.chance = random.Random(seed)
-        jobs = [new_job(conversation=f"c{number % 5}" if number % 2 else None) for number in range(60)]
-        for start in range(0, 60, 20):
-            insist(lambda start=start: record.accept(jobs[start : start + 20], NOW))
-        order: list[str] = []
-        while truth.counts():
-            for claim in claim_surely(record, truth, worker):
-                written = insist(
-                    lambda claim=claim: record.save_replies([Reply(claim.job.id, claim.lease_token, {"x": 1}, ["a"])], NOW)
-                )
-                assert written == [True]
-                insist(lambda claim=claim: record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], NOW))
-                order.append(claim.job.id)
-        assert record.cuts > 20
-        ended = truth.list_jobs(JobFilter(limit=100))
-        assert {job.id for job in ended} == {job.id for job in jobs}
-        assert all((job.state, job.attempt) == (State.SUCCEEDED, 1) for job in ended)
-        assert all(len(truth.pending_parts(job.id)) == 1 for job in jobs)
-        for chat in range(5):
-            sent = [job.id for job in jobs if job.conversation == f"c{chat}"]
-            assert [job_id for job_id in order if job_id in sent] == sent
-        record.close()
-
-
 def end_of(claim: Claim, state: State) -> Ending:
     return Ending(claim.job.id, claim.lease_token, state, uncount=True)
-
-
-def insist(call: Callable[[], list[bool]]) -> list[bool]:
-    """Repeat what may be repeated blindly until it is heard that it was done."""
-    while True:
-        try:
-            return call()
-        except Unavailable:
-            continue
-
-
-def claim_surely(record: Record, truth: Record, worker: int) -> list:
-    """Claim; if the answer was lost, give back what was claimed without our knowing, as a worker does."""
-    try:
-        return record.claim(worker, 4, NOW)
-    except Unavailable:
-        lost = [Ending(lease.job_id, lease.lease_token, State.QUEUED, uncount=True) for lease in truth.leases(worker)]
-        truth.end(lost, NOW)
-        return []
 
 
 class TestBell:
