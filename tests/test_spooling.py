@@ -20,6 +20,13 @@ from tests.records.conftest import NOW, new_job
 BUDGET = 0.4
 
 
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look again soon whether the record is back."""
+    monkeypatch.setattr("sentinel.spooling.RETRY_FIRST_SECONDS", 0.02)
+    monkeypatch.setattr("sentinel.spooling.RETRY_SECONDS_MAX", 0.1)
+
+
 @attrs.define(eq=False)
 class Moody:
     """A record that can be made to fail, to hang, or to refuse one job for what it is."""
