@@ -156,7 +156,9 @@ UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(AR
 -- The jobs named by `ids`, or else a fair pick: tenants by chance, an even share for each, by priority and age. The rows are locked
 -- before it is asked whether an earlier job of the same conversation is in the way; one that has to wait is marked, so that the next
 -- claim need not look at it, but only while the job in its way is held (FOR SHARE), or the mark could come after the last look of the
--- transaction that ends that job and nobody would take it away. Of suspects, one at a time.
+-- transaction that ends that job and nobody would take it away. Of suspects, one at a time; only if there are
+-- any is it asked (CASE) whether this worker runs one, and `place || ''` keeps named jobs off the index of what is ready: with statistics of
+-- an empty queue, which the planner often has, either can be a walk past all its dead rows.
 WITH RECURSIVE tenants(tenant) AS (
     (SELECT tenant FROM queue WHERE place = 'ready' AND :ids::text[] IS NULL ORDER BY tenant LIMIT 1)
     UNION ALL
@@ -170,12 +172,12 @@ fair AS MATERIALIZED (
         ORDER BY priority, sequence LIMIT :looked / (SELECT count(*) FROM drawn) + 1 FOR UPDATE SKIP LOCKED) AS q),
 named AS MATERIALIZED (
     SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
-        SELECT sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place = 'ready' FOR UPDATE SKIP LOCKED) AS q),
+        SELECT sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
 lone AS MATERIALIZED (
     SELECT sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
-    WHERE place = 'suspect' AND NOT EXISTS (
+    WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
         SELECT 1 FROM queue AS r JOIN jobs AS j ON j.sequence = r.sequence
-        WHERE r.place = 'running' AND r.worker_id = :worker AND j.rescues >= 2)
+        WHERE r.place = 'running' AND r.worker_id = :worker AND j.rescues >= 2) END
     ORDER BY sequence LIMIT 1 FOR UPDATE SKIP LOCKED),
 candidates AS MATERIALIZED (SELECT * FROM lone UNION ALL SELECT * FROM fair UNION ALL SELECT * FROM named),
 blocked AS MATERIALIZED (

@@ -111,9 +111,10 @@ def test_finished_jobs_and_an_old_snapshot(bench, url):
         holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         holder.execute("SELECT count(*) FROM workers")
         bench.churn(5_000)
+        bench.record._connection.execute("ANALYZE queue")  # at the worst moment: it is empty, and full of dead rows
         held = [new_job() for _ in range(8)]
         bench.record.accept(held, NOW)
-        assert bench.pages_of_a_claim([job.id for job in held]) < 500  # a walk past the dead would touch thousands
+        assert bench.pages_of_a_claim([job.id for job in held]) <= 1.2 * after[1] + 40
 
 
 def test_the_views_for_people(bench, url):
