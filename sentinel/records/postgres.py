@@ -1,4 +1,4 @@
-"""The record in PostgreSQL: one connection, mended when it breaks, every call bounded in time. The only importer of psycopg.
+"""The record in PostgreSQL: one connection, mended when it breaks, every call bounded in time.
 
 What is hot is one statement in autocommit: no transaction stays open across a round trip, and a pooler may stand in between.
 """
@@ -36,14 +36,15 @@ _SQL = {name: numbered_by_name(statement) for name, statement in load_queries("p
 T = TypeVar("T")
 
 
-class _Connection(psycopg.Connection[dict[str, Any]]):
+class Connection(psycopg.Connection[dict[str, Any]]):
     """A connection on which nothing waits beyond `deadline` (monotonic); what was under way then is unknown, so it is closed."""
 
     deadline = float("inf")
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         try:
-            return super().wait(gen, interval, timeout=max(0.001, self.deadline - time.monotonic()))
+            left = max(0.001, self.deadline - time.monotonic())
+            return super().wait(gen, interval, timeout=left if timeout is None else min(timeout, left))
         except psycopg.Error:
             if time.monotonic() >= self.deadline:
                 self.pgconn.finish()
@@ -55,7 +56,7 @@ class PostgresRecord(SqlRecord):
 
     def __init__(self, url: str, busy_seconds: float = 10.0) -> None:
         self._url, self._busy_seconds = url, busy_seconds
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._pooled = False  # a pooler is in between that takes no startup options and keeps no prepared statements
         self._ask_first = 0
         self._promoted = float("-inf")
@@ -90,17 +91,11 @@ class PostgresRecord(SqlRecord):
 
     # Accepting
 
-    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
-        first: dict[str, NewJob] = {}
-        for job in jobs:
-            first.setdefault(job.id, job)
-        with self._translated():
-            new = self._again_if_cut(lambda: self._write(first, now))
-        created = {job_id: job_id in new for job_id in first}
-        return [created.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
-
     def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
-        """Write what is not there yet; the ids that were new."""
+        with self._translated():
+            return self._again_if_cut(lambda: self._try_to_write(jobs, now))
+
+    def _try_to_write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         self._begin_call()
         if self._ask_first > 0:
             self._ask_first -= 1
@@ -249,10 +244,7 @@ class PostgresRecord(SqlRecord):
             return self._execute(statement, values).fetchall()
 
         with self._translated():
-            inside = (
-                self._connection is not None and self._connection.pgconn.transaction_status == psycopg.pq.TransactionStatus.INTRANS
-            )
-            return self._again_if_cut(read) if statement.startswith("SELECT") and not inside else read()
+            return self._again_if_cut(read) if statement.startswith("SELECT") and not self._in_transaction() else read()
 
     def _named(self, name: str, /, **values: Any) -> psycopg.Cursor[dict[str, Any]]:
         return self._execute(_SQL[name], _with_known_ids(_SQL[name], values))
@@ -268,12 +260,12 @@ class PostgresRecord(SqlRecord):
     def _in_transaction(self) -> bool:
         return self._connection is not None and self._connection.info.transaction_status == TransactionStatus.INTRANS
 
-    def _open(self) -> _Connection:
+    def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
         return self._connection
 
-    def _connect(self) -> _Connection:
+    def _connect(self) -> Connection:
         milliseconds = int(self._busy_seconds * 1000)
         # The planner knows little of tables that are empty now and full in a second; every hot statement has its index.
         options = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds} -c enable_seqscan=off -c jit=off"
@@ -283,7 +275,7 @@ class PostgresRecord(SqlRecord):
         if not self._pooled:
             arguments["options"] = options
         try:
-            connection = _Connection.connect(self._url, autocommit=True, row_factory=dict_row, **arguments)
+            connection = Connection.connect(self._url, autocommit=True, row_factory=dict_row, **arguments)
         except psycopg.OperationalError as error:
             if self._pooled or "unsupported startup parameter" not in str(error):
                 raise

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 
 from sentinel.errors import Unavailable
+from sentinel.records.postgres import Connection
 from sentinel.settings import without_password
 
 CONNECT_SECONDS_MAX = 2
+ANSWER_SECONDS_MAX = 1.0  # beyond what was to be waited for
 
 
 class PostgresBell:
@@ -15,12 +19,13 @@ class PostgresBell:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._connection: psycopg.Connection | None = None
+        self._connection: Connection | None = None
 
     def wait(self, seconds: float) -> bool:
         """Block until jobs arrive, True, or `seconds` passed. Raises Unavailable when the server cannot be asked."""
         try:
             connection = self._listening()
+            connection.deadline = time.monotonic() + seconds + ANSWER_SECONDS_MAX
             return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
         except psycopg.Error as error:
             self.close()
@@ -32,8 +37,9 @@ class PostgresBell:
             self._connection.close()
             self._connection = None
 
-    def _listening(self) -> psycopg.Connection:
+    def _listening(self) -> Connection:
         if self._connection is None:
-            self._connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX)
+            self._connection = Connection.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX)
+            self._connection.deadline = time.monotonic() + ANSWER_SECONDS_MAX
             self._connection.execute("LISTEN sentinel_jobs")
         return self._connection

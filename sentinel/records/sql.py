@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -48,10 +48,11 @@ class SqlRecord(ABC):
     def close(self) -> None: ...
 
     @abstractmethod
-    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]: ...
+    def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]: ...
 
     @abstractmethod
-    def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]: ...
+    def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
+        """Write what is not there yet, in one commit; the ids that were new."""
 
     @abstractmethod
     def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:
@@ -79,6 +80,13 @@ class SqlRecord(ABC):
         self._run("add_step", id=job_id, step=step, now=now, detail=detail)
 
     # Accepting
+
+    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
+        first: dict[str, NewJob] = {}
+        for job in jobs:
+            first.setdefault(job.id, job)
+        new = dict.fromkeys(self._write(first, now), True)
+        return [new.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
 
     def withdraw(self, ids: Sequence[str]) -> int:
         with self._transaction():

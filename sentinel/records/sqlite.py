@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
@@ -38,17 +38,13 @@ class SqliteRecord(SqlRecord):
     def migrate(self) -> list[str]:
         return self._file.migrate(load_migrations("sqlite"))
 
-    def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
-        first: dict[str, NewJob] = {}
-        for job in jobs:
-            first.setdefault(job.id, job)
+    def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         with self._transaction():
-            known = set(rows.decode(self._one("known", ids=self._ids(list(first)))["ids"]))
-            new = [rows.job_row(job) for job in first.values() if job.id not in known]
+            known = set(rows.decode(self._one("known", ids=self._ids(list(jobs)))["ids"]))
+            new = [rows.job_row(job) for job in jobs.values() if job.id not in known]
             if new:
                 self._run("accept", rows=rows.encode(new), now=now)
-        created = {job_id: job_id not in known for job_id in first}
-        return [created.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
+        return jobs.keys() - known
 
     def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]:
         if not self._first("anything_to_claim", now=now):  # looking takes no lock, so an idle worker is in nobody's way

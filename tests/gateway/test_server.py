@@ -21,6 +21,7 @@ import sentinel.lane
 import sentinel.serve
 from sentinel.asgi import Application
 from sentinel.channels import channels
+from sentinel.chaos.subject import environment_of
 from sentinel.gateway import open_gateway
 from sentinel.intake import Intake
 from sentinel.model import Source
@@ -465,8 +466,7 @@ class TestEnd:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment that gives another process these settings."""
-    given = {f"SENTINEL_{name.upper()}": str(value) for name, value in attrs.asdict(settings).items() if value is not None}
-    return given | {"SENTINEL_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"}
+    return environment_of(settings) | {"SENTINEL_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"}
 
 
 @asynccontextmanager

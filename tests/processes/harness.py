@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ import attrs
 import trio
 
 from sentinel.channels import channels
+from sentinel.chaos.servers import free_port
+from sentinel.chaos.subject import environment_of
 from sentinel.demo import demo_source, wait_ready
 from sentinel.errors import SendFailed
 from sentinel.model import Outgoing, Source
@@ -144,11 +145,4 @@ async def stop(process: trio.Process, seconds: float = 20.0) -> int:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment that gives another process these settings."""
-    values = {f"SENTINEL_{name.upper()}": str(value) for name, value in attrs.asdict(settings).items() if value is not None}
-    return dict(os.environ) | values
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return dict(os.environ) | environment_of(settings)

@@ -16,7 +16,7 @@ from sentinel.errors import Unavailable
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, JobFilter, open_bell, open_record
-from sentinel.records.postgres import PostgresRecord
+from sentinel.records.postgres import Connection, PostgresRecord
 from tests.records.conftest import NOW, fresh_database, new_job
 
 BUSY = 0.5
@@ -228,6 +228,18 @@ class TestBell:
             assert heard[0] - started < 0.1
             record.accept([new_job(state=State.QUARANTINED)], NOW)
             assert not bell.wait(0.1)
+
+    def test_a_server_that_hangs(self, server):
+        """A bell whose server has stopped answering holds nobody up for ever, not even one that has just connected."""
+        with closing(open_record(server.url)), closing(open_bell(server.url)) as bell:
+            bell._connection = Connection.connect(server.url, autocommit=True)
+            bell._connection.deadline = time.monotonic() + 0.2
+            server.pause()
+            with pytest.raises(psycopg.Error):
+                bell._connection.execute("LISTEN sentinel_jobs")
+            bell.close()
+            unavailable(lambda: bell.wait(0.1), within=4)
+            server.resume()
 
     def test_a_server_that_is_gone(self, server):
         """A bell whose server is gone says so at once, and rings again when it is back."""
