@@ -1,0 +1,137 @@
+"""Where jobs come from, on a true PostgreSQL and Redis: by id while Redis is there, from the table at once when it is not."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from sentinel.chaos.servers import RedisServer, new_redis
+from sentinel.dispatch import Dispatch
+from sentinel.dispatch.keeper import Keeper
+from sentinel.dispatch.offers import Offers
+from sentinel.dispatch.redis import RedisDispatch
+from sentinel.model import Claim, NewJob, State
+from sentinel.processes import process_name
+from sentinel.records import Ending, Record, Store, open_bell, open_record
+from tests.records.conftest import fresh_database, new_job
+from worker.claiming import Claiming
+
+
+@attrs.frozen(eq=False)
+class Work:
+    """A worker's claiming with all that runs beside it."""
+
+    record: Record
+    claiming: Claiming
+    offers: Offers
+    worker: int
+
+    @property
+    def dispatch(self) -> Dispatch:
+        return self.offers.keeper.dispatch
+
+    def accept(self, *jobs: NewJob) -> list[str]:
+        self.record.accept(jobs, time.time())
+        self.offers.arrived(jobs)
+        return [job.id for job in jobs]
+
+    async def next(self, seconds: float = 5.0) -> list[Claim]:
+        """The next claims, as a worker's loop gets them."""
+        with trio.fail_after(seconds):
+            while True:
+                claims, again = await self.claiming.claim(self.worker, 8)
+                await self.claiming.settle()
+                if claims:
+                    return claims
+                if not again:
+                    await self.claiming.wait()
+
+    def end(self, claim: Claim) -> None:
+        assert self.record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], time.time()) == [True]
+        self.offers.ended(claim.job.id)
+
+
+@pytest.fixture
+def server() -> RedisServer:
+    server = new_redis()
+    server.start()
+    yield server
+    server.remove()
+
+
+@asynccontextmanager
+async def working(server: RedisServer, folder: Path) -> AsyncIterator[Work]:
+    url = fresh_database(folder)
+    with closing(open_record(url)) as record, closing(open_record(url)) as own:
+        store = Store(own)
+        keeper = Keeper(RedisDispatch(server.url), store)
+        claiming = Claiming(store, keeper, open_bell(url))
+        offers = Offers(keeper, store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            nursery.start_soon(offers.run)
+            with trio.fail_after(10):
+                while keeper.words() != "ok" or keeper.breaker.open_since is not None:
+                    await trio.sleep(0.05)
+            await trio.sleep(0.3)
+            yield Work(record, claiming, offers, record.register("w", process_name(), 8, "ready", time.time()))
+            nursery.cancel_scope.cancel()
+        claiming.close()
+
+
+async def test_jobs_come_by_way_of_redis(server, tmp_path):
+    """A new job is claimed by the hint that was told, and the hint is forgotten when it was followed."""
+    async with working(server, tmp_path) as work:
+        ids = work.accept(*[new_job() for _ in range(3)])
+        while work.dispatch.waiting() < 3:  # else the worker may be faster, by the table
+            await trio.sleep(0.01)
+        claims = await work.next()
+        while len(claims) < 3:
+            claims += await work.next()
+        assert sorted(claim.job.id for claim in claims) == sorted(ids)
+        assert work.dispatch.waiting() == 0
+        assert work.dispatch.take(10, 1.0) == []
+
+
+async def test_the_next_of_a_chat(server, tmp_path):
+    """When a message has been answered, the next of its chat is hinted at once: nobody waits for the sweep."""
+    async with working(server, tmp_path) as work:
+        ids = work.accept(*[new_job(conversation="c") for _ in range(4)])
+        started = trio.current_time()
+        for job_id in ids:
+            (claim,) = await work.next()
+            assert claim.job.id == job_id
+            work.end(claim)
+        assert trio.current_time() - started < 2.0
+
+
+@pytest.mark.parametrize("trouble", ["killed", "paused", "full"])
+async def test_redis_fails(server, tmp_path, trouble):
+    """When Redis dies, hangs or takes no writes, the next job is claimed from the table within a second."""
+    async with working(server, tmp_path) as work:
+        work.accept(new_job())
+        await work.next()
+        {"killed": server.kill, "paused": server.pause, "full": lambda: server.ask("CONFIG", "SET", "maxmemory", "1")}[trouble]()
+        for _ in range(3):
+            started = trio.current_time()
+            (job_id,) = work.accept(new_job())
+            assert [claim.job.id for claim in await work.next()] == [job_id]
+            assert trio.current_time() - started < 1.0
+        if trouble == "paused":
+            server.resume()
+
+
+async def test_suspects_are_found_although_redis_knows_none(server, tmp_path):
+    """A job that only the record hands out is claimed while Redis is well and empty."""
+    async with working(server, tmp_path) as work:
+        (job_id,) = work.accept(new_job())
+        for _ in range(2):
+            gone = work.record.register("gone", process_name(), 1, "ready", time.time())
+            work.record.claim(gone, 1, time.time())
+            work.record.bury(gone, time.time())
+            work.record.reap(time.time())
+        assert [claim.job.id for claim in await work.next()] == [job_id]
