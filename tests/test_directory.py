@@ -105,7 +105,11 @@ class TestAuthenticate:
         """A live key is recognised; the scheme's case does not matter (RFC 7235)."""
         assert follower.authenticate(request(value)) == KEY
 
-    @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", f"Basic {KEY_TEXT}", KEY_TEXT, f"Bearer\t{KEY_TEXT}"])
+    @pytest.mark.parametrize(
+        "value",
+        ["", "Bearer", "Bearer ", f"Basic {KEY_TEXT}", KEY_TEXT, f"Bearer\t{KEY_TEXT}"],
+        ids=["empty", "no key", "a space", "another scheme", "no scheme", "a tab"],
+    )
     def test_no_key(self, follower, value):
         """Who shows no key is told how to."""
         with pytest.raises(Forged, match="Authorization: Bearer"):

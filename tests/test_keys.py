@@ -45,7 +45,11 @@ def test_anything_else(text):
     assert not is_well_formed(text)
 
 
-@pytest.mark.parametrize("key", ["", "snt_", "\ud800" * 53, "snt_" + "é" * 49, new_key() + " ", new_key()[1:], " " + new_key()])
+@pytest.mark.parametrize(
+    "key",
+    ["", "snt_", "\ud800" * 53, "snt_" + "é" * 49, new_key() + " ", new_key()[1:], " " + new_key()],
+    ids=["empty", "prefix", "surrogates", "letters", "space after", "cut", "space before"],
+)
 def test_not_a_key(key):
     """What is too short, too long or not ASCII is no key."""
     assert not is_well_formed(key)
