@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from sentinel.secret import SecretMapping
+
 API_CHANNEL = "api"
 DEFAULT_TENANT = "default"
 
@@ -38,7 +40,7 @@ class Source:
     tenant: str
     channel: str
     name: str
-    settings: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    settings: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
 
     def setting(self, key: str) -> str:
         """The setting's value, or "" when it is not set."""

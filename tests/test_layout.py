@@ -13,7 +13,16 @@ FILES = sorted(path for room in ("sentinel", "worker") for path in (ROOT / room)
 
 # From the bottom up; a module may import its own row and the rows above it in this list, never one below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("sentinel", "sentinel.errors", "sentinel.model", "sentinel.logs", "sentinel.processes", "sentinel.retry", "sentinel.stop"),
+    (
+        "sentinel",
+        "sentinel.errors",
+        "sentinel.model",
+        "sentinel.logs",
+        "sentinel.processes",
+        "sentinel.retry",
+        "sentinel.secret",
+        "sentinel.stop",
+    ),
     ("sentinel.payload", "sentinel.settings", "sentinel.standard_webhooks", "sentinel.edge", "sentinel.group_commit"),
     ("sentinel.http",),
     ("sentinel.http1",),
@@ -45,7 +54,15 @@ HOMES = {
     "numpy": {"worker.llama_native"},
     "jinja2": {"worker.chat_template"},
 }
-PURE = ("sentinel.channels", "sentinel.edge", "sentinel.payload", "sentinel.model", "sentinel.retry", "sentinel.job_view")
+PURE = (
+    "sentinel.channels",
+    "sentinel.edge",
+    "sentinel.payload",
+    "sentinel.model",
+    "sentinel.retry",
+    "sentinel.secret",
+    "sentinel.job_view",
+)
 
 
 def module_name(path: Path) -> str:

@@ -14,6 +14,7 @@ import trio
 
 from sentinel.errors import SettingsError
 from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
+from sentinel.secret import SecretMapping
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
@@ -134,10 +135,10 @@ class Directory:
     """Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant."""
 
     tenants: frozenset[str] = frozenset()
-    sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict, repr=False)
+    sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict)
     keys: Mapping[str, Key] = attrs.field(factory=dict, repr=False)
     networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
-    callback_secrets: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    callback_secrets: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
 
 
 @attrs.frozen
