@@ -11,7 +11,8 @@ from sentinel.errors import Forged, NotFound, Unavailable
 from sentinel.http import Request
 from sentinel.logs import Outage, log
 from sentinel.model import Key, Source
-from sentinel.records import Directory, Store
+from sentinel.records import Store
+from sentinel.records.directory import Directory
 
 FOLLOW_SECONDS = 1.0
 

@@ -13,7 +13,7 @@ import attrs
 from sentinel import payload
 from sentinel.logs import log
 from sentinel.model import Key, Source
-from sentinel.records import Directory
+from sentinel.records.directory import Directory
 
 FILE = "directory.json"
 

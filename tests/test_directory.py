@@ -11,7 +11,8 @@ from sentinel.edge.keys import hash_key, new_key
 from sentinel.errors import Forged, NotFound, Unavailable
 from sentinel.http import Request
 from sentinel.model import Key, Source
-from sentinel.records import Directory, Store
+from sentinel.records import Store
+from sentinel.records.directory import Directory
 
 SOURCE = Source("acme", "telegram", "bot", {"secret_token": "s"})
 KEY_TEXT = new_key()

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from sentinel.model import Source
-from sentinel.records import Directory
+from sentinel.records.directory import Directory
 from sentinel.secret import Secret, SecretMapping
 
 CANARY = "canary-7f3a"

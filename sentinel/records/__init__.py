@@ -13,8 +13,8 @@ import attrs
 import trio
 
 from sentinel.errors import SettingsError
-from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
-from sentinel.secret import SecretMapping
+from sentinel.model import Claim, Hint, Job, NewJob, State
+from sentinel.records.directory import DirectoryRecord
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
@@ -131,17 +131,6 @@ class CallbackState:
 
 
 @attrs.frozen
-class Directory:
-    """Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant."""
-
-    tenants: frozenset[str] = frozenset()
-    sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict)
-    keys: Mapping[str, Key] = attrs.field(factory=dict, repr=False)
-    networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
-    callback_secrets: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
-
-
-@attrs.frozen
 class JobFilter:
     """Which jobs to list, newest first. None means any; `before` is the sequence to go on from."""
 
@@ -153,7 +142,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(Protocol):
+class Record(DirectoryRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:
@@ -270,37 +259,6 @@ class Record(Protocol):
 
     def prune(self, before: float) -> int:
         """Remove up to 1,000 jobs that ended before that time, with all that belongs to them; how many. Quarantined ones stay."""
-
-    # Administering: what the command line does, and what gateways follow.
-    def directory_version(self) -> int:
-        """A number that changes whenever the directory does."""
-
-    def directory(self) -> Directory:
-        """Tenants, sources, keys and networks."""
-
-    def keys(self) -> list[Key]:
-        """All keys, revoked ones too."""
-
-    def add_tenant(self, name: str, now: float) -> bool:
-        """True if the tenant is new."""
-
-    def put_source(self, source: Source, now: float) -> bool:
-        """Add a source or replace its settings; False if another tenant has that channel and name."""
-
-    def remove_source(self, source: Source) -> bool:
-        """True if it was there."""
-
-    def add_key(self, key: Key, key_hash: str, now: float) -> None:
-        """Keep a new key's hash."""
-
-    def revoke_key(self, key_id: str, now: float) -> bool:
-        """True if it was live."""
-
-    def callback_secret(self, tenant: str, candidate: str) -> str:
-        """The tenant's callback secret; `candidate` becomes it if there is none yet."""
-
-    def allow_network(self, tenant: str, network: str) -> None:
-        """Let the tenant's callbacks go to this network (CIDR), also by plain http."""
 
 
 class Bell(Protocol):

@@ -6,14 +6,13 @@ No driver here: a store's file gives the connection, the placeholders and the er
 from __future__ import annotations
 
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import attrs
 
-from sentinel.model import Claim, Hint, Job, Key, NewJob, Source, State
+from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.processes import is_gone
 from sentinel.records import (
     CALLBACKS_PER_TENANT,
@@ -22,7 +21,6 @@ from sentinel.records import (
     RESCUES_MAX,
     Callback,
     CallbackState,
-    Directory,
     Ending,
     JobFilter,
     Lease,
@@ -34,11 +32,12 @@ from sentinel.records import (
     Worker,
     rows,
 )
+from sentinel.records.sql_directory import SqlDirectory
 
 PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
 
 
-class SqlRecord(ABC):
+class SqlRecord(SqlDirectory):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod
@@ -53,28 +52,6 @@ class SqlRecord(ABC):
     @abstractmethod
     def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         """Write what is not there yet, in one commit; the ids that were new."""
-
-    @abstractmethod
-    def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:
-        """All or nothing; `reading` means one snapshot for all that is read and no writing."""
-
-    @abstractmethod
-    def _run(self, name: str, /, **values: Any) -> int:
-        """Run a statement; how many rows it changed."""
-
-    @abstractmethod
-    def _all(self, name: str, /, **values: Any) -> list[Any]:
-        """Run a statement; its rows, with columns by name."""
-
-    @abstractmethod
-    def _ids(self, ids: Sequence[str]) -> Any:
-        """A list of ids as the dialect's statements take it."""
-
-    def _first(self, name: str, /, **values: Any) -> Any | None:
-        return next(iter(self._all(name, **values)), None)
-
-    def _one(self, name: str, /, **values: Any) -> Any:
-        return self._all(name, **values)[0]
 
     def _step(self, job_id: str, step: str, now: float, detail: str | None = None) -> None:
         self._run("add_step", id=job_id, step=step, now=now, detail=detail)
@@ -275,59 +252,3 @@ class SqlRecord(ABC):
     def prune(self, before: float) -> int:
         with self._transaction():
             return [self._run(name, before=before) for name in PRUNED_TABLES][-1]
-
-    # Administering
-
-    def directory_version(self) -> int:
-        return int(self._one("directory_version")["version"])
-
-    def directory(self) -> Directory:
-        with self._transaction(reading=True):
-            tenants, networks = self._all("tenants"), self._all("networks")
-            sources = [
-                Source(row["tenant"], row["channel"], row["name"], rows.decode(row["settings"])) for row in self._all("sources")
-            ]
-            keys = {row["hash"]: rows.key(row) for row in self._all("keys") if row["revoked_at"] is None}
-        return Directory(
-            tenants=frozenset(row["name"] for row in tenants),
-            sources={(source.channel, source.name): source for source in sources},
-            keys=keys,
-            networks={
-                name: [row["network"] for row in networks if row["tenant"] == name] for name in {n["tenant"] for n in networks}
-            },
-            callback_secrets={row["name"]: row["callback_secret"] for row in tenants if row["callback_secret"]},
-        )
-
-    def keys(self) -> list[Key]:
-        return [rows.key(row) for row in self._all("keys")]
-
-    def add_tenant(self, name: str, now: float) -> bool:
-        with self._transaction():
-            return bool(self._run("add_tenant", name=name, now=now))
-
-    def put_source(self, source: Source, now: float) -> bool:
-        with self._transaction():
-            values = attrs.asdict(source, recurse=False) | {"settings": rows.encode(source.settings), "now": now}
-            return bool(self._run("put_source", **values))
-
-    def remove_source(self, source: Source) -> bool:
-        with self._transaction():
-            return bool(self._run("remove_source", channel=source.channel, name=source.name, tenant=source.tenant))
-
-    def add_key(self, key: Key, key_hash: str, now: float) -> None:
-        with self._transaction():
-            self._run("add_key", id=key.id, tenant=key.tenant, hash=key_hash, hint=key.hint, now=now)
-
-    def revoke_key(self, key_id: str, now: float) -> bool:
-        with self._transaction():
-            return bool(self._run("revoke_key", id=key_id, now=now))
-
-    def callback_secret(self, tenant: str, candidate: str) -> str:
-        with self._transaction():
-            self._run("set_callback_secret", tenant=tenant, secret=candidate)
-            secrets = {row["name"]: row["callback_secret"] for row in self._all("tenants")}
-            return str(secrets[tenant])
-
-    def allow_network(self, tenant: str, network: str) -> None:
-        with self._transaction():
-            self._run("allow_network", tenant=tenant, network=network)

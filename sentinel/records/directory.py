@@ -1,0 +1,56 @@
+"""The part of a record that says who may do what: what the command line writes, and what gateways follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from sentinel.model import Key, Source
+from sentinel.secret import SecretMapping
+
+
+@attrs.frozen
+class Directory:
+    """Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant."""
+
+    tenants: frozenset[str] = frozenset()
+    sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict)
+    keys: Mapping[str, Key] = attrs.field(factory=dict, repr=False)
+    networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+    callback_secrets: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
+
+
+class DirectoryRecord(Protocol):
+    """The administering part of the contract. Each method is one transaction."""
+
+    def directory_version(self) -> int:
+        """A number that changes whenever the directory does."""
+
+    def directory(self) -> Directory:
+        """Tenants, sources, keys and networks."""
+
+    def keys(self) -> list[Key]:
+        """All keys, revoked ones too."""
+
+    def add_tenant(self, name: str, now: float) -> bool:
+        """True if the tenant is new."""
+
+    def put_source(self, source: Source, now: float) -> bool:
+        """Add a source or replace its settings; False if another tenant has that channel and name."""
+
+    def remove_source(self, source: Source) -> bool:
+        """True if it was there."""
+
+    def add_key(self, key: Key, key_hash: str, now: float) -> None:
+        """Keep a new key's hash."""
+
+    def revoke_key(self, key_id: str, now: float) -> bool:
+        """True if it was live."""
+
+    def callback_secret(self, tenant: str, candidate: str) -> str:
+        """The tenant's callback secret; `candidate` becomes it if there is none yet."""
+
+    def allow_network(self, tenant: str, network: str) -> None:
+        """Let the tenant's callbacks go to this network (CIDR), also by plain http."""
