@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
@@ -20,12 +19,12 @@ from psycopg.types.string import TextLoader
 from sentinel.errors import Unavailable
 from sentinel.model import Claim, NewJob
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
+from sentinel.records.postgres_connection import Connection, open_connection
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
 
 COPY_ROWS_MIN = 16  # fewer are as fast by INSERT, which needs one round trip less and minds no duplicates
 ASK_FIRST_BATCHES = 50  # after a duplicate, so many batches are looked up before they are copied: duplicates come in swarms
-CONNECT_SECONDS_MIN = 2  # libpq's own minimum
 MIGRATION_SECONDS_MAX = 300.0
 PROMOTE_SECONDS = 1.0
 LOOKS_MAX = 64  # of one claim, past messages of flooded chats
@@ -34,21 +33,6 @@ _UUID = re.compile("[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECAS
 _SQL = {name: numbered_by_name(statement) for name, statement in load_queries("postgres").items()}
 
 T = TypeVar("T")
-
-
-class Connection(psycopg.Connection[dict[str, Any]]):
-    """A connection on which nothing waits beyond `deadline` (monotonic); what was under way then is unknown, so it is closed."""
-
-    deadline = float("inf")
-
-    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        try:
-            left = max(0.001, self.deadline - time.monotonic())
-            return super().wait(gen, interval, timeout=left if timeout is None else min(timeout, left))
-        except psycopg.Error:
-            if time.monotonic() >= self.deadline:
-                self.pgconn.finish()
-            raise
 
 
 class PostgresRecord(SqlRecord):
@@ -270,12 +254,11 @@ class PostgresRecord(SqlRecord):
         # The planner knows little of tables that are empty now and full in a second; every hot statement has its index.
         options = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds} -c enable_seqscan=off -c jit=off"
         options += " -c plan_cache_mode=force_generic_plan"  # the plans are the same whatever the values; planning is not free
-        seconds = max(CONNECT_SECONDS_MIN, int(self._busy_seconds))
-        arguments: dict[str, Any] = {"connect_timeout": seconds, "keepalives_idle": 30, "application_name": "sentinel"}
+        arguments: dict[str, Any] = {"row_factory": dict_row, "keepalives_idle": 30, "application_name": "sentinel"}
         if not self._pooled:
             arguments["options"] = options
         try:
-            connection = Connection.connect(self._url, autocommit=True, row_factory=dict_row, **arguments)
+            connection = open_connection(self._url, self._busy_seconds, **arguments)
         except psycopg.OperationalError as error:
             if self._pooled or "unsupported startup parameter" not in str(error):
                 raise

@@ -7,10 +7,9 @@ import time
 import psycopg
 
 from sentinel.errors import Unavailable
-from sentinel.records.postgres import Connection
+from sentinel.records.postgres_connection import Connection, open_connection
 from sentinel.settings import without_password
 
-CONNECT_SECONDS_MAX = 2
 ANSWER_SECONDS_MAX = 1.0  # beyond what was to be waited for
 
 
@@ -39,7 +38,7 @@ class PostgresBell:
 
     def _listening(self) -> Connection:
         if self._connection is None:
-            self._connection = Connection.connect(self._url, autocommit=True, connect_timeout=CONNECT_SECONDS_MAX)
+            self._connection = open_connection(self._url, ANSWER_SECONDS_MAX)
             self._connection.deadline = time.monotonic() + ANSWER_SECONDS_MAX
             self._connection.execute("LISTEN sentinel_jobs")
         return self._connection

@@ -1,6 +1,7 @@
 """What only the PostgreSQL record has to show: every call ends in time, connections mend, and many may work at once."""
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ from sentinel.errors import Unavailable
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, JobFilter, open_bell, open_record
-from sentinel.records.postgres import Connection, PostgresRecord
+from sentinel.records.postgres import PostgresRecord
+from sentinel.records.postgres_connection import Connection
 from tests.records.conftest import NOW, fresh_database, new_job
 
 BUSY = 0.5
+BELL = "postgresql://db.test/sentinel"
 
 
 @pytest.fixture
@@ -45,6 +48,12 @@ def server() -> Iterator[PostgresServer]:
         own.remove()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting is given up sooner than a database that wakes would need."""
+    monkeypatch.setattr("sentinel.records.postgres_connection.CONNECT_SECONDS_MIN", 0.2)
+
+
 def unavailable(call: Callable[[], object], within: float = BUSY + 0.5) -> str:
     """Why the call said that the record cannot do it now; it must say so in time."""
     started = time.perf_counter()
@@ -66,14 +75,14 @@ class TestTrouble:
             server.start()
             assert record.accept([job], NOW) == [False]
 
-    def test_a_server_that_hangs(self, server):
+    def test_a_server_that_hangs(self, server, impatient):
         """A server that takes what it is sent and says nothing holds nobody up; what it does later makes no second job."""
         with closing(open_record(server.url, BUSY)) as record:
             record.counts()
             server.pause()
             job = new_job()
             unavailable(lambda: record.accept([job], NOW))
-            unavailable(record.counts, within=BUSY + 2.5)  # it also has to connect
+            unavailable(record.counts, within=BUSY + 2.5)  # it also has to connect, for which the driver takes two seconds at least
             server.resume()
             record.accept([job], NOW)
             assert len(record.list_jobs(JobFilter())) == 1
@@ -94,6 +103,27 @@ class TestTrouble:
             cut(url)
             call()
         assert record.find_job(job.id)
+
+    def test_a_name_service_that_hangs(self, url, monkeypatch, impatient):
+        """A record whose name cannot be looked up says so in time, and no thread hangs in the driver."""
+        hang = threading.Event()
+        monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: hang.wait(20))
+        for call in (lambda: open_record(url.replace("127.0.0.1", "db.test"), BUSY), lambda: open_bell(BELL).wait(1)):
+            assert "db.test" in unavailable(call, within=1.5)
+        hang.set()
+
+    def test_each_address_is_tried(self, url, monkeypatch):
+        """Of a name with several addresses the first that answers is used; a name that does not exist is said to be unknown."""
+
+        def getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+            if host != "two.test":
+                raise socket.gaierror(-2, "Name or service not known")
+            return [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
+
+        monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+        with closing(open_record(url.replace("127.0.0.1", "two.test"), BUSY)) as record:
+            assert record.counts() == {}
+        assert "no.invalid is not known" in unavailable(lambda: open_record("postgresql://no.invalid/x", BUSY))
 
     def test_no_more_connections(self, server):
         """When the server takes no more connections, opening one fails in time and says why."""
@@ -229,7 +259,7 @@ class TestBell:
             record.accept([new_job(state=State.QUARANTINED)], NOW)
             assert not bell.wait(0.1)
 
-    def test_a_server_that_hangs(self, server):
+    def test_a_server_that_hangs(self, server, impatient):
         """A bell whose server has stopped answering holds nobody up for ever, not even one that has just connected."""
         with closing(open_record(server.url)), closing(open_bell(server.url)) as bell:
             bell._connection = Connection.connect(server.url, autocommit=True)

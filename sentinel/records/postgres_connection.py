@@ -1,0 +1,76 @@
+"""Opens connections to PostgreSQL on which no wait is without an end: looking up the name, connecting, and every answer."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+
+from sentinel.name_lookup import NAMES
+
+CONNECT_SECONDS_MIN = 4  # libpq's own minimum is 2; a serverless database may have to wake first
+
+T = TypeVar("T")
+
+
+class Connection(psycopg.Connection[dict[str, Any]]):
+    """A connection on which nothing waits beyond `deadline` (monotonic); what was under way then is unknown, so it is closed."""
+
+    deadline = float("inf")
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            left = max(0.001, self.deadline - time.monotonic())
+            return super().wait(gen, interval, timeout=left if timeout is None else min(timeout, left))
+        except psycopg.Error:
+            if time.monotonic() >= self.deadline:
+                self.pgconn.finish()
+            raise
+
+
+def open_connection(url: str, seconds: float, **arguments: Any) -> Connection:
+    """
+    A connection in autocommit, within `seconds` (at least CONNECT_SECONDS_MIN), whatever the name service and the network do.
+
+    Each address of each host is tried in turn while there is time. Raises psycopg.OperationalError.
+    """
+    deadline = time.monotonic() + max(CONNECT_SECONDS_MIN, seconds)
+    places = _places(url, deadline)
+    for number, place in enumerate(places, start=1):
+        left = max(1, round(deadline - time.monotonic()))
+        try:
+            return Connection.connect(url, autocommit=True, connect_timeout=left, **place, **arguments)
+        except psycopg.OperationalError:
+            if number == len(places) or time.monotonic() >= deadline:
+                raise
+    raise AssertionError  # there is at least one place
+
+
+def _places(url: str, deadline: float) -> list[dict[str, Any]]:
+    """Where the server may be. The host stays beside its address, because a certificate is for the host."""
+    given = conninfo_to_dict(url)
+    hosts = str(given.get("host") or os.environ.get("PGHOST", ""))
+    if not hosts or given.get("hostaddr") or os.environ.get("PGHOSTADDR"):
+        return [{}]  # a socket of this machine, or an address beside the name: nothing to look up
+    ports = str(given.get("port") or os.environ.get("PGPORT", "5432")).split(",")
+    places: list[dict[str, Any]] = []
+    unknown = ""
+    for number, host in enumerate(hosts.split(",")):
+        port = ports[number if len(ports) > 1 else 0]
+        try:
+            places += [{"host": host, "port": port} | address for address in _addresses(host, deadline)]
+        except OSError as error:
+            unknown = str(error)
+    if not places:
+        raise psycopg.OperationalError(unknown)
+    return places
+
+
+def _addresses(host: str, deadline: float) -> list[dict[str, str]]:
+    if host.startswith(("/", "@")):  # a socket of this machine
+        return [{}]
+    return [{"hostaddr": address} for address in NAMES.addresses(host, deadline - time.monotonic())]
