@@ -77,7 +77,18 @@ class PostgresRecord(SqlRecord):
 
     def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         with self._translated():
-            return self._again_if_cut(lambda: self._try_to_write(jobs, now))
+            return self._again_if_cut(lambda: self._try_to_write(jobs, now), lambda: self._write_again(jobs, now))
+
+    def _write_again(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
+        """
+        Write after a try whose outcome is unknown. What it has written after all is new too: nobody was told of it yet.
+
+        It is known by its time of writing, which is this batch's alone; and looked for last, since that try may only now commit.
+        """
+        new = self._try_to_write(jobs, now)
+        if len(new) < len(jobs):
+            new |= {row["id"] for row in self._named("written", ids=[*jobs.keys() - new], now=now).fetchall()}
+        return new
 
     def _try_to_write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         self._begin_call()
@@ -100,15 +111,15 @@ class PostgresRecord(SqlRecord):
         with self._open().cursor() as cursor, cursor.copy(_SQL[name]) as copy:
             copy.write(lines)
 
-    def _again_if_cut(self, write: Callable[[], T]) -> T:
-        """`write()`, once more if the connection broke: servers close idle ones. Only for what may be repeated blindly."""
+    def _again_if_cut(self, move: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+        """`move()`, and `again()` if the connection broke: servers close idle ones. Only for what may be repeated blindly."""
         was_open = self._connection is not None
         try:
-            return write()
+            return move()
         except (psycopg.OperationalError, psycopg.InterfaceError):
             if not was_open or not self._is_broken() or self._is_late():
                 raise
-            return write()
+            return (again or move)()
 
     # Working
 

@@ -5,6 +5,10 @@
 -- Which of the ids are there already.
 SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[])
 
+-- name: written
+-- Which of the ids were written by the batch of that time: one whose answer was lost knows its own again.
+SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND created_at = :now::float8
+
 -- name: accept
 -- The careful way, for few jobs or when a COPY met an id that is there already: what is known is left as it is.
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -104,6 +105,20 @@ class TestTrouble:
             call()
         assert record.find_job(job.id)
 
+    @pytest.mark.parametrize("jobs", [1, 100])
+    @pytest.mark.parametrize("known", [0, 1])
+    def test_an_answer_that_is_lost(self, url, jobs, known):
+        """A write that was done though nobody heard of it is repeated, and its jobs are new; those of before are not."""
+        with closing(Deaf(url, BUSY)) as record:
+            given = [new_job() for _ in range(jobs)]
+            old = [new_job() for _ in range(known)]
+            record.accept(old, NOW)
+            record.deaf = True
+            assert record.accept([*old, *given], NOW + 1) == [False] * known + [True] * jobs
+            assert not record.deaf
+            assert record.accept(given, NOW + 2) == [False] * jobs
+            assert len(record.list_jobs(JobFilter(limit=1000))) == jobs + known
+
     def test_a_name_service_that_hangs(self, url, monkeypatch, impatient):
         """A record whose name cannot be looked up says so in time, and no thread hangs in the driver."""
         hang = threading.Event()
@@ -158,6 +173,28 @@ class TestTrouble:
             other.execute("DROP TABLE jobs CASCADE")
         with closing(open_record(url, BUSY)) as record:
             assert "sentinel migrate" in unavailable(lambda: record.list_jobs(JobFilter()))
+
+
+class Deaf(PostgresRecord):
+    """Once, when it is made deaf: what it writes is committed, and its connection breaks before it hears so."""
+
+    deaf = False
+
+    def _copy(self, name: str, lines: str) -> None:
+        super()._copy(name, lines)
+        self._break()
+
+    def _named(self, name: str, /, **values: Any) -> psycopg.Cursor[dict[str, Any]]:
+        result = super()._named(name, **values)
+        if name == "accept":
+            self._break()
+        return result
+
+    def _break(self) -> None:
+        if self.deaf:
+            self.deaf = False
+            self._connection.close()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
 
 
 def cut(url: str, keep: psycopg.Connection | None = None) -> None:
