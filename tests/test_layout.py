@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.asgi", "sentinel.lane"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
     ("sentinel.demo", "sentinel.chaos"),
+    ("sentinel.spike",),
     ("sentinel.cli", "sentinel.__main__", "worker.__main__"),
 )
 # What may be imported where, besides the standard library, trio and attrs.

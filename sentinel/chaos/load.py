@@ -52,6 +52,7 @@ class Sender:
     connections: int = 200
     patience: Patience = attrs.field(factory=Patience)
     seed: int = 0
+    reuse: bool = True  # else each webhook has a connection of its own
     began: float = attrs.field(factory=time.monotonic)
     lags: list[float] = attrs.field(factory=list)
     unacknowledged: int = 0
@@ -146,7 +147,7 @@ class Sender:
             await send_all(connection, data)
             sent = self.now()
             answer = await read_answer(connection, sent)
-            keep = answer.keep
+            keep = answer.keep and self.reuse
         finally:
             if keep:
                 self._free.append(connection)
