@@ -52,8 +52,8 @@ HOMES = {
     "sqlite3": {"sentinel.records.sqlite_file"},
     "psycopg": {"sentinel.records.postgres", "sentinel.records.postgres_bell", "sentinel.records.postgres_connection"},
     "redis": {"sentinel.dispatch.redis"},
-    "llama_cpp": {"worker.llama_native"},
-    "numpy": {"worker.llama_native"},
+    "llama_cpp": {"worker.llama_native", "worker.llama_sampling"},
+    "numpy": {"worker.llama_sampling"},
     "jinja2": {"worker.chat_template"},
 }
 PURE = (

@@ -8,12 +8,15 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
-from sentinel.errors import ModelUnavailable
-from worker.engine import Engine, Generation, Message, Progress, Prompt
+from sentinel.errors import GenerationFailed, ModelUnavailable
+from worker.engine import Engine, Generation, Message, Progress, Prompt, checked, read_prompt
+from worker.json_schema import Node, parse_answer, write_json
+from worker.stop_strings import StopStrings
 
 SLOTS_DEFAULT = 64
 MILLISECONDS_MAX = 600_000
 STEPS_MAX = 10
+CONTEXT_TOKENS = 8192
 
 
 @asynccontextmanager
@@ -29,12 +32,18 @@ async def open_fake(model: str, slots: int | None) -> AsyncIterator[Engine]:
 
 @attrs.define
 class FakeEngine:
-    """Answers "echo: " and the last user message, after `seconds`."""
+    """
+    Answers "echo: " and the last user message, after `seconds`. A word is a token.
+
+    With a schema it answers the last user message itself if that is JSON which the schema accepts, else the least that it accepts.
+    """
 
     seconds: float
     slots: int
     description: str
     _places: trio.CapacityLimiter
+    model: str = "fake"
+    context_tokens: int = CONTEXT_TOKENS
 
     @classmethod
     def parse(cls, model: str, slots: int) -> FakeEngine:
@@ -49,12 +58,24 @@ class FakeEngine:
         )
 
     async def generate(self, prompt: Prompt, progress: Progress) -> Generation:
-        """The echo, in up to 10 pieces over the engine's time. A word counts as a token."""
-        words_of_prompt = sum(len(_content(message).split()) for message in prompt.messages)
-        text, finish_reason = _bounded(f"echo: {_last_question(prompt.messages)}", prompt.tokens_max)
+        """The echo, in up to 10 pieces over the engine's time; see `Engine`."""
+        node = read_prompt(prompt)
+        words_of_prompt = await self.count_tokens(prompt.messages)
+        if words_of_prompt + prompt.tokens_max > self.context_tokens:
+            raise GenerationFailed(
+                f"The prompt has {words_of_prompt} words and the answer may have {prompt.tokens_max}; "
+                f"together that is more than {self.context_tokens}."
+            )
+        text, finish_reason = _bounded(_answer(prompt, node), prompt.tokens_max)
         async with self._places:
             await self._speak(text, progress)
-        return Generation(text, words_of_prompt, len(text.split()), finish_reason)
+        return checked(Generation(text, words_of_prompt, len(text.split()), finish_reason), node)
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        """The words in `messages`."""
+        if not messages:
+            raise GenerationFailed("A prompt has at least one message.")
+        return sum(len(_content(message).split()) for message in messages)
 
     async def _speak(self, text: str, progress: Progress) -> None:
         pieces = _pieces(text)
@@ -63,6 +84,17 @@ class FakeEngine:
             await trio.sleep(self.seconds / len(pieces))
             spoken += piece
             progress(len(spoken.split()), piece)
+
+
+def _answer(prompt: Prompt, node: Node | None) -> str:
+    question = _last_question(prompt.messages)
+    if node is None:
+        return StopStrings(prompt.stop).feed(f"echo: {question}", is_last=True)[0]
+    try:
+        parse_answer(node, question)
+    except GenerationFailed:
+        return write_json(node.smallest())
+    return question
 
 
 def _content(message: Message) -> str:

@@ -7,7 +7,7 @@ first. It lives in the nursery of `open_llama`: if it dies, so does everything t
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, closing
 from importlib import import_module
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from sentinel.errors import GenerationFailed, ModelUnavailable
-from worker.engine import Engine, Generation, Progress, Prompt
+from sentinel.errors import ModelUnavailable
+from worker.engine import Engine, Generation, Message, Progress, Prompt, checked, read_prompt
 from worker.gguf_file import check_model_file
+from worker.grammar import write_grammar
 from worker.llama_jobs import Inbox, Job, News
 from worker.llama_slots import Scheduler
 
@@ -63,6 +64,8 @@ class LlamaEngine:
 
     slots: int
     description: str
+    model: str
+    context_tokens: int
     _template: ChatTemplate
     _inbox: Inbox
     _jobs: set[Job] = attrs.field(factory=set, init=False)
@@ -73,14 +76,22 @@ class LlamaEngine:
         The model's answer; see `Engine`.
 
         Raises:
-            GenerationFailed: the prompt does not fit, or the model's template does not take it.
+            GenerationFailed: the prompt does not fit, the model's template or grammar does not take it; see `Engine`.
             trio.ClosedResourceError: the engine was closed before the answer was complete.
         """
-        if prompt.tokens_max < 1:
-            raise GenerationFailed("The bound on the answer's tokens is less than 1.")
+        node = read_prompt(prompt)
+        grammar = None if node is None else write_grammar(node)
+        job = Job(self._template.parts(prompt.messages), prompt, grammar)
+        return checked(await self._run(job, progress), node)
+
+    async def count_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens a prompt of these messages has; see `Engine`."""
+        job = Job(self._template.parts(messages), Prompt(messages), is_count=True)
+        return (await self._run(job, lambda *_: None)).prompt_tokens
+
+    async def _run(self, job: Job, progress: Progress) -> Generation:
         if self._is_closed:
             raise trio.ClosedResourceError("The engine is closed.")
-        job = Job(self._template.parts(prompt.messages), prompt.tokens_max, prompt.temperature, prompt.seed)
         self._jobs.add(job)
         self._inbox.put(job)
         try:
@@ -152,7 +163,7 @@ def _run(path: Path, slots: int | None, inbox: Inbox, announce: Callable[[LlamaE
             description = (
                 f"{path.name}, {model.parameters / 1e6:.0f} M parameters, {slots} slots, {context.cells} tokens of context"
             )
-            announce(LlamaEngine(slots, description, template, inbox))
+            announce(LlamaEngine(slots, description, path.stem, scheduler.tokens_per_job_max, template, inbox))
             _work(scheduler, inbox, deliver)
 
 

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from sentinel.errors import GenerationFailed
+from worker.engine import Prompt
 from worker.llama_step import AbortFlag
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ class News:
 @attrs.define(eq=False)
 class Job:
     """
-    A generation that somebody waits for.
+    A generation that somebody waits for; or, with `is_count`, only the count of its prompt's tokens.
 
     `is_withdrawn` is set in the event loop and looked at in the engine thread; `is_prefilling`, the other way round.
     """
 
     parts: Sequence[Part] = attrs.field(repr=False)
-    tokens_max: int
-    temperature: float
-    seed: int
+    prompt: Prompt = attrs.field(repr=False)
+    grammar: str | None = attrs.field(default=None, repr=False)
+    is_count: bool = False
     is_withdrawn: bool = False
     is_prefilling: bool = False
     _news: tuple[trio.MemorySendChannel[News], trio.MemoryReceiveChannel[News]] = attrs.field(

@@ -1,6 +1,6 @@
-"""llama.cpp's low-level functions as a few small classes. The only importer of `llama_cpp`; it must not know what a job is.
+"""llama.cpp's low-level functions as a few small classes. Beside `llama_sampling.py` the only importer of `llama_cpp`.
 
-One thread makes every call here: two in one context crash the process.
+One thread makes every call here: two in one context crash the process. It must not know what a job is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import llama_cpp as native
 
 from sentinel.errors import ModelUnavailable
 from worker.chat_template import Part
+from worker.engine import Prompt
+from worker.llama_sampling import Sampler
 from worker.llama_step import TOKENS_PER_STEP, AbortFlag, Decoded, Share
 
 _log_lines: deque[str] = deque(maxlen=20)
@@ -47,10 +49,9 @@ class Model:
         if native.llama_model_has_encoder(self.handle) or not native.llama_model_has_decoder(self.handle):
             self.close()
             raise ModelUnavailable(f"The model {path} is an encoder and cannot write an answer.")
-        self._vocabulary = native.llama_model_get_vocab(self.handle)
+        self.vocabulary = native.llama_model_get_vocab(self.handle)
         self.context_trained: int = native.llama_model_n_ctx_train(self.handle)
         self.parameters: int = native.llama_model_n_params(self.handle)
-        self.tokens_in_vocabulary: int = native.llama_vocab_n_tokens(self._vocabulary)
 
     def close(self) -> None:
         """Frees the model; every context on it must be closed before."""
@@ -65,17 +66,17 @@ class Model:
     @property
     def bos_and_eos(self) -> tuple[str, str]:
         """How the marks for the begin and the end of a text are written; "" if there is none."""
-        bos, eos = native.llama_vocab_bos(self._vocabulary), native.llama_vocab_eos(self._vocabulary)
+        bos, eos = native.llama_vocab_bos(self.vocabulary), native.llama_vocab_eos(self.vocabulary)
         return self._written(bos), self._written(eos)
 
     def _written(self, token: int) -> str:
-        return native.llama_vocab_get_text(self._vocabulary, token).decode("utf-8", "replace") if token >= 0 else ""
+        return native.llama_vocab_get_text(self.vocabulary, token).decode("utf-8", "replace") if token >= 0 else ""
 
     def tokenize(self, parts: Sequence[Part]) -> list[int]:
         """The tokens of a prompt. Text that is not trusted yields no special token, whatever it spells."""
         tokens = [token for part in parts for token in self._tokens(part.text, special=part.trusted)]
-        bos = native.llama_vocab_bos(self._vocabulary)
-        if native.llama_vocab_get_add_bos(self._vocabulary) and tokens[:1] != [bos]:
+        bos = native.llama_vocab_bos(self.vocabulary)
+        if native.llama_vocab_get_add_bos(self.vocabulary) and tokens[:1] != [bos]:
             return [bos, *tokens]
         return tokens
 
@@ -83,7 +84,7 @@ class Model:
         data = text.encode("utf-8", "replace")
         size_max = len(data) + 8
         tokens = (native.llama_token * size_max)()
-        count = native.llama_tokenize(self._vocabulary, data, len(data), tokens, size_max, False, special)
+        count = native.llama_tokenize(self.vocabulary, data, len(data), tokens, size_max, False, special)
         if count < 0:
             raise NativeError(f"llama_tokenize wants room for {-count} tokens for {len(data)} bytes")
         return list(tokens[:count])
@@ -93,18 +94,18 @@ class Model:
         size = 64
         while True:
             data = ctypes.create_string_buffer(size)
-            count = native.llama_token_to_piece(self._vocabulary, token, data, size, 0, False)
+            count = native.llama_token_to_piece(self.vocabulary, token, data, size, 0, False)
             if count >= 0:
                 return data.raw[:count]
             size = -count
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with `token`."""
-        return bool(native.llama_vocab_is_eog(self._vocabulary, token))
+        return bool(native.llama_vocab_is_eog(self.vocabulary, token))
 
     def is_special(self, token: int) -> bool:
         """Whether `token` steers the model and is no text."""
-        return bool(native.llama_vocab_is_control(self._vocabulary, token))
+        return bool(native.llama_vocab_is_control(self.vocabulary, token))
 
 
 class Context:
@@ -171,40 +172,9 @@ class Context:
         """Empties the sequence `slot`."""
         native.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def open_sampler(self, temperature: float, seed: int) -> Sampler:
-        """A sampler for one generation; the caller closes it."""
-        return Sampler(self._handle, temperature, seed, self._model.tokens_in_vocabulary)
-
-
-class Sampler:
-    """Chooses a token from what the model finds likely. Temperature 0 takes the likeliest, and the seed means nothing."""
-
-    def __init__(self, context: int, temperature: float, seed: int, tokens_in_vocabulary: int) -> None:
-        self._context = context
-        self._chain = native.llama_sampler_chain_init(native.llama_sampler_chain_default_params())
-        links = _sampling(temperature, seed, tokens_in_vocabulary) if temperature > 0 else [native.llama_sampler_init_greedy()]
-        for link in links:
-            native.llama_sampler_chain_add(self._chain, link)  # the chain owns its links
-
-    def choose(self, row: int) -> int:
-        """The next token, from a `row` of the last decode that was asked for one."""
-        return int(native.llama_sampler_sample(self._chain, self._context, row))
-
-    def close(self) -> None:
-        """Frees the sampler; before its context."""
-        native.llama_sampler_free(self._chain)
-
-
-def _sampling(temperature: float, seed: int, tokens_in_vocabulary: int) -> list[object]:
-    return [
-        # First, because the penalties then look at 40 tokens and not at the whole vocabulary: a third of the time.
-        native.llama_sampler_init_top_k(40),
-        native.llama_sampler_init_penalties(tokens_in_vocabulary, 64, 1.1, 0.0, 0.0),
-        native.llama_sampler_init_top_p(0.95, 1),
-        native.llama_sampler_init_min_p(0.05, 1),
-        native.llama_sampler_init_temp(temperature),
-        native.llama_sampler_init_dist(seed % 2**32),
-    ]
+    def open_sampler(self, prompt: Prompt, grammar: str | None) -> Sampler:
+        """A sampler for one generation; the caller closes it. Raises GenerationFailed if the library cannot use the grammar."""
+        return Sampler(self._handle, self._model.vocabulary, prompt, grammar)
 
 
 def _new_context(model: Model, slots: int, cells: int) -> int | None:

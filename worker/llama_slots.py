@@ -16,10 +16,12 @@ import attrs
 from sentinel.errors import GenerationFailed
 from worker.llama_jobs import Job, News
 from worker.llama_step import PREFILL_TOKENS_MIN, TOKENS_PER_STEP, Decoded, Share
+from worker.stop_strings import StopStrings
 from worker.utf8 import Utf8Pieces
 
 if TYPE_CHECKING:
-    from worker.llama_native import Context, Model, Sampler
+    from worker.llama_native import Context, Model
+    from worker.llama_sampling import Sampler
 
 # What is longer cannot fit and is not tokenized, which takes a second a megabyte. English has 4 characters a token.
 CHARACTERS_PER_TOKEN_MAX = 16
@@ -36,11 +38,15 @@ class Answer:
     slot: int | None = None
     fed: int = 0
     text: Utf8Pieces = attrs.field(factory=Utf8Pieces, init=False)
+    stops: StopStrings = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.stops = StopStrings(self.job.prompt.stop)
 
     @property
     def cells_max(self) -> int:
         """The room in the context that it may come to need."""
-        return self.prompt_tokens + self.job.tokens_max
+        return self.prompt_tokens + self.job.prompt.tokens_max
 
     @property
     def completion_tokens(self) -> int:
@@ -79,11 +85,14 @@ class Scheduler:
         if job.is_withdrawn:
             return
         try:
+            if job.is_count:
+                self._news.append((job, News(self._count(job), finish_reason="counted")))
+                return
             tokens = self._tokenize(job)
+            sampler = self._context.open_sampler(job.prompt, job.grammar)
         except GenerationFailed as error:
             self._news.append((job, News(error=error)))
         else:
-            sampler = self._context.open_sampler(job.temperature, job.seed)
             self._waiting.append(Answer(job, sampler, len(tokens), tokens))
 
     def step(self) -> None:
@@ -110,16 +119,22 @@ class Scheduler:
         self._waiting.clear()
         self._active.clear()
 
+    def _is_far_too_long(self, job: Job) -> bool:
+        return sum(len(part.text) for part in job.parts) > self.tokens_per_job_max * CHARACTERS_PER_TOKEN_MAX
+
+    def _count(self, job: Job) -> int:
+        return self.tokens_per_job_max + 1 if self._is_far_too_long(job) else len(self._model.tokenize(job.parts))
+
     def _tokenize(self, job: Job) -> list[int]:
         tokens_max = self.tokens_per_job_max
-        if sum(len(part.text) for part in job.parts) > tokens_max * CHARACTERS_PER_TOKEN_MAX:
+        if self._is_far_too_long(job):
             raise GenerationFailed(f"The prompt is far longer than the {tokens_max} tokens that the model's context holds.")
         tokens = self._model.tokenize(job.parts)
         if not tokens:
             raise GenerationFailed("The prompt is empty.")
-        if len(tokens) + job.tokens_max > tokens_max:
+        if len(tokens) + job.prompt.tokens_max > tokens_max:
             raise GenerationFailed(
-                f"The prompt has {len(tokens)} tokens and the answer may have {job.tokens_max}; "
+                f"The prompt has {len(tokens)} tokens and the answer may have {job.prompt.tokens_max}; "
                 f"together that is more than the {tokens_max} that the model's context holds."
             )
         return tokens
@@ -168,13 +183,14 @@ class Scheduler:
 
     def _grow(self, answer: Answer, row: int) -> None:
         token = answer.sampler.choose(row)
-        finish_reason, piece = "stop", ""
-        if not self._model.is_end(token):
+        ended, piece = self._model.is_end(token), ""
+        if not ended:
             answer.tokens.append(token)
             piece = answer.text.feed(self._model.piece(token))
-            finish_reason = "length" if answer.completion_tokens >= answer.job.tokens_max else ""
-        news = News(answer.prompt_tokens, answer.completion_tokens, piece, finish_reason or None)
-        self._news.append((answer.job, news))
+        is_full = answer.completion_tokens >= answer.job.prompt.tokens_max
+        piece, stopped = answer.stops.feed(piece, is_last=ended or is_full)
+        finish_reason = "stop" if ended or stopped else "length" if is_full else None
+        self._news.append((answer.job, News(answer.prompt_tokens, answer.completion_tokens, piece, finish_reason)))
         if finish_reason:
             self._release(answer)
 

@@ -8,6 +8,7 @@ import attrs
 import pytest
 
 from sentinel.errors import GenerationFailed
+from worker.engine import Prompt
 from worker.llama_jobs import Job, News
 from worker.llama_slots import Scheduler
 from worker.llama_step import TOKENS_PER_STEP, Decoded, Share
@@ -58,8 +59,8 @@ class StrictContext:
         self.decodes: list[list[Share]] = []
         self.abort_next = False
 
-    def open_sampler(self, _temperature: float, seed: int) -> LetterSampler:
-        return LetterSampler(seed, self.samplers)
+    def open_sampler(self, prompt: Prompt, _grammar: str | None) -> LetterSampler:
+        return LetterSampler(prompt.seed, self.samplers)
 
     def forget(self, slot: int) -> None:
         self.fed.pop(slot, None)
@@ -80,8 +81,8 @@ class StrictContext:
         return Decoded.DONE, [0] * len(shares)
 
 
-def job(text: str = "hello", length: int = 5, tokens_max: int = 50) -> Job:
-    return Job((Text(text),), tokens_max, 0.0, length)
+def job(text: str = "hello", length: int = 5, tokens_max: int = 50, stop: Sequence[str] = ()) -> Job:
+    return Job((Text(text),), Prompt([], tokens_max, 0.0, length, stop=stop))
 
 
 def run(context: StrictContext, *jobs: Job, steps_max: int = 500) -> dict[Job, tuple[str, News]]:
@@ -239,3 +240,22 @@ def test_closing_leaves_no_sampler():
     scheduler.step()
     scheduler.close()
     assert context.samplers == set()
+
+
+def test_a_stop_string_frees_the_slot():
+    """A stop string that spans tokens ends the answer before it, and its slot is free at once."""
+    context = StrictContext(slots=1)
+    one, two = job(length=20, stop=["de"]), job(length=3, stop=["cd"])
+    heard = run(context, one, two)
+    assert [(heard[each][0], heard[each][1].finish_reason) for each in (one, two)] == [("abc", "stop"), ("abc", "stop")]
+    assert (context.fed, context.samplers) == ({}, set())
+
+
+def test_tokens_are_counted_without_a_slot():
+    """A count is answered at once, also while all slots are taken, and takes none; what is far too long is not tokenized."""
+    context = StrictContext(slots=1)
+    scheduler = Scheduler(LetterModel(), context)
+    counts = [Job((Text("x" * size),), Prompt([]), is_count=True) for size in (7, 900_000)]
+    for one in (job(), *counts):
+        scheduler.submit(one)
+    assert [(one, news.prompt_tokens) for one, news in scheduler.take_news()] == [(counts[0], 7), (counts[1], 501)]
