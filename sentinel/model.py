@@ -59,6 +59,16 @@ class Key:
 
 
 @attrs.frozen
+class Chat:
+    """One conversation, told from all others of every tenant, channel and source."""
+
+    tenant: str
+    channel: str
+    source: str
+    conversation: str
+
+
+@attrs.frozen
 class Event:
     """
     One item of a webhook that deserves an answer.
@@ -140,6 +150,11 @@ class Job:
     result: Mapping[str, Any] | None = attrs.field(repr=False)
     last_error: str | None
     replay_of: str | None
+
+    @property
+    def chat(self) -> Chat | None:
+        """The conversation that the job belongs to, if any."""
+        return Chat(self.tenant, self.channel, self.source, self.conversation) if self.conversation is not None else None
 
 
 @attrs.frozen

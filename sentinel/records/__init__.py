@@ -15,6 +15,7 @@ import trio
 from sentinel.errors import SettingsError
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.records.directory import DirectoryRecord
+from sentinel.records.memory import MemoryRecord
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
@@ -99,7 +100,7 @@ class Ending:
     """
     The end of a claim: the job ended (`state`), or goes round again at `run_at` (state QUEUED).
 
-    `uncount` gives the attempt back: the job did nothing wrong.
+    `uncount` gives the attempt back: the job did nothing wrong. `remember` makes a job that succeeded a turn of its chat.
     """
 
     job_id: str
@@ -108,6 +109,7 @@ class Ending:
     error: str | None = None
     run_at: float = 0.0
     uncount: bool = False
+    remember: bool = False
 
 
 @attrs.frozen
@@ -142,7 +144,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(DirectoryRecord, Protocol):
+class Record(DirectoryRecord, MemoryRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:

@@ -186,6 +186,7 @@ class PostgresRecord(SqlRecord):
             "errors": [ending.error for ending in endings],
             "run_ats": _array([repr(ending.run_at) for ending in endings]),
             "uncounts": _array([str(int(ending.uncount)) for ending in endings]),
+            "remembers": _array([str(int(ending.remember)) for ending in endings]),
         }
         return self._fenced("end", endings, **values, now=now)
 

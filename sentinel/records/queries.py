@@ -14,9 +14,12 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 @functools.cache
 def load_queries(dialect: str) -> Mapping[str, str]:
-    """The statements of `sql/<dialect>/queries.sql` by the name in the comment line above each."""
-    _, *pieces = _NAME.split((_FOLDER / dialect / "queries.sql").read_text())
-    return {name: statement.strip() for name, statement in zip(pieces[::2], pieces[1::2], strict=True)}
+    """The statements of `sql/<dialect>/*.sql`, but for the migrations, by the name in the comment line above each."""
+    statements: dict[str, str] = {}
+    for file in sorted(file for file in (_FOLDER / dialect).glob("*.sql") if not file.name[0].isdigit()):
+        _, *pieces = _NAME.split(file.read_text())
+        statements |= {name: statement.strip() for name, statement in zip(pieces[::2], pieces[1::2], strict=True)}
+    return statements
 
 
 def numbered_by_name(statement: str) -> str:

@@ -33,11 +33,12 @@ from sentinel.records import (
     rows,
 )
 from sentinel.records.sql_directory import SqlDirectory
+from sentinel.records.sql_memory import SqlMemory
 
 PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
 
 
-class SqlRecord(SqlDirectory):
+class SqlRecord(SqlDirectory, SqlMemory):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod
@@ -100,12 +101,15 @@ class SqlRecord(SqlDirectory):
 
     def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
         with self._transaction():
-            if self._run("cancel_waiting", id=job_id, tenant=tenant, now=now):
-                self._step(job_id, "cancelled", now)
-                self._run("open_callback", id=job_id, now=now)
-            elif self._run("cancel_running", id=job_id, tenant=tenant, now=now):
-                self._step(job_id, "cancel_requested", now)
+            self._cancel(job_id, tenant, now)
             return self.find_job(job_id, tenant)
+
+    def _cancel(self, job_id: str, tenant: str, now: float) -> None:
+        if self._run("cancel_waiting", id=job_id, tenant=tenant, now=now):
+            self._step(job_id, "cancelled", now)
+            self._run("open_callback", id=job_id, now=now)
+        elif self._run("cancel_running", id=job_id, tenant=tenant, now=now):
+            self._step(job_id, "cancel_requested", now)
 
     def retry(self, job_id: str, now: float) -> bool:
         with self._transaction():
@@ -192,6 +196,8 @@ class SqlRecord(SqlDirectory):
             ending.job_id, rows.ending_step(ending, State(written["state"])) if written else "stale_finish", now, ending.error
         )
         self._run("open_callback", id=ending.job_id, now=now)
+        if written and ending.remember:
+            self._run("remember", id=ending.job_id, now=now)
         return written is not None
 
     def bury(self, worker: int, now: float) -> None:

@@ -256,8 +256,9 @@ SELECT place FROM owned
 -- name: end
 -- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead.
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[])
-    WITH ORDINALITY AS g(id, token, state, error, run_at, uncount, place)),
+    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[],
+                         :remembers::integer[])
+    WITH ORDINALITY AS g(id, token, state, error, run_at, uncount, remember, place)),
 written AS (
     UPDATE jobs AS j SET
         state = CASE WHEN g.state <> 'queued' THEN g.state WHEN j.cancel_at IS NOT NULL THEN 'cancelled'
@@ -278,7 +279,13 @@ steps AS (
     WHERE g.place NOT IN (SELECT place FROM written)),
 called AS (
     INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM written
-    WHERE finished_at IS NOT NULL AND options <> '{}' AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING)
+    WHERE finished_at IS NOT NULL AND options <> '{}' AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING),
+remembered AS (
+    INSERT INTO turns(job_id, tenant, channel, source, conversation, sender, said, answered, at)
+    SELECT j.id, j.tenant, j.channel, j.source, j.conversation, j.sender, j.input, coalesce(j.result::json->>'output_text', ''), :now
+    FROM given AS g JOIN jobs AS j ON j.id = g.id AND j.lease_token = g.token
+    WHERE g.remember = 1 AND g.state = 'succeeded' AND j.conversation IS NOT NULL AND g.place IN (SELECT place FROM written)
+    ON CONFLICT DO NOTHING)
 SELECT place FROM written
 
 -- name: open_callback

@@ -52,7 +52,7 @@ class Bench:
     def pages_of_an_end(self) -> int:
         (claim,) = self.record.claim(self.worker, 1, NOW)
         ending = [Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)]
-        columns = {"states": ["succeeded"], "errors": [None], "run_ats": [0.0], "uncounts": [0]}
+        columns = {"states": ["succeeded"], "errors": [None], "run_ats": [0.0], "uncounts": [0], "remembers": [0]}
         return self.pages("end", **_leases(ending), **columns, now=NOW)
 
     def churn(self, jobs: int) -> None:

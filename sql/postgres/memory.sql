@@ -1,0 +1,122 @@
+-- What an agent remembers: turns, summaries, notes, and their erasure. `sql/sqlite/memory.sql` has the same names.
+
+-- name: memory
+-- What is known of a chat: one row for each of its last turns, and one without if there is none.
+SELECT coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
+FROM (SELECT 1 AS one) AS always
+LEFT JOIN conversations AS c
+    ON c.conversation = :conversation AND c.tenant = :tenant AND c.channel = :channel AND c.source = :source
+LEFT JOIN (SELECT * FROM turns WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
+           ORDER BY place DESC LIMIT :limit) AS t ON true
+ORDER BY t.place
+
+-- name: put_summary
+INSERT INTO conversations(tenant, channel, source, conversation, summary, at)
+SELECT tenant, channel, source, conversation, :summary, :now::float8 FROM jobs
+WHERE id = :id::uuid AND lease_token = :token::uuid AND conversation IS NOT NULL FOR SHARE
+ON CONFLICT(conversation, tenant, channel, source) DO UPDATE SET summary = excluded.summary, at = excluded.at
+
+-- name: drop_summarised
+DELETE FROM turns WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source AND place <= :through
+
+-- name: forget_turns
+DELETE FROM turns WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
+
+-- name: forget_summary
+UPDATE conversations SET summary = '' WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
+
+-- name: forget_notes
+DELETE FROM notes WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
+
+-- name: hold
+INSERT INTO conversations(tenant, channel, source, conversation, at, held_at)
+VALUES (:tenant, :channel, :source, :conversation, :now::float8, :now::float8)
+ON CONFLICT(conversation, tenant, channel, source) DO UPDATE SET held_at = coalesce(conversations.held_at, excluded.held_at)
+
+-- name: release
+UPDATE conversations SET held_at = NULL
+WHERE tenant = :tenant AND conversation = :conversation AND held_at IS NOT NULL
+  AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+
+-- name: held
+SELECT tenant, channel, source, conversation, held_at FROM conversations
+WHERE held_at IS NOT NULL AND (:tenant::text IS NULL OR tenant = :tenant::text) ORDER BY held_at
+
+-- name: put_note
+INSERT INTO notes(tenant, channel, source, conversation, name, text, at)
+VALUES (:tenant, :channel, :source, :conversation, :name, :text, :now)
+ON CONFLICT(conversation, tenant, channel, source, name) DO UPDATE SET text = excluded.text, at = excluded.at
+
+-- name: drop_note
+DELETE FROM notes WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source AND name = :name
+
+-- name: notes
+SELECT name, text FROM notes WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source ORDER BY name
+
+-- name: request_erasure
+INSERT INTO erasures(id, tenant, channel, source, conversation, sender, requested_at, up_to)
+SELECT :id, :tenant, :channel::text, :source::text, :conversation::text, :sender::text, :now::float8, (SELECT coalesce(max(sequence), 0) FROM jobs)
+
+-- name: find_erasure
+SELECT * FROM erasures WHERE id = :id AND tenant = :tenant
+
+-- name: pending_erasures
+SELECT * FROM erasures WHERE done_at IS NULL ORDER BY requested_at
+
+-- name: locked_erasure
+SELECT * FROM erasures WHERE id = :id AND done_at IS NULL FOR UPDATE SKIP LOCKED
+
+-- name: erase_live
+-- Jobs that are not over, among those to be erased; the walk goes no further than the first that runs.
+SELECT id, sequence, state FROM jobs
+WHERE sequence > :reached AND sequence <= :through AND tenant = :tenant AND state IN ('scheduled', 'queued', 'running')
+  AND (conversation = :conversation::text OR sender = :sender::text) AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+ORDER BY sequence
+
+-- name: erase_ended
+SELECT id FROM jobs
+WHERE sequence > :reached AND sequence <= :through AND tenant = :tenant AND state NOT IN ('scheduled', 'queued', 'running')
+  AND (conversation = :conversation::text OR sender = :sender::text) AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+
+-- name: erase_conversations
+-- The chats of what is erased: a summary or a note may tell what one of its turns said.
+DELETE FROM conversations WHERE (conversation, tenant, channel, source) IN (
+    SELECT conversation, tenant, channel, source FROM jobs WHERE id = ANY(:ids::text[]::uuid[])
+    UNION SELECT conversation, tenant, channel, source FROM turns WHERE tenant = :tenant AND (conversation = :conversation::text OR sender = :sender::text) AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+    UNION SELECT conversation, tenant, channel, source FROM conversations WHERE tenant = :tenant AND conversation = :conversation::text
+        AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text))
+
+-- name: erase_notes
+DELETE FROM notes WHERE (conversation, tenant, channel, source) IN (
+    SELECT conversation, tenant, channel, source FROM jobs WHERE id = ANY(:ids::text[]::uuid[])
+    UNION SELECT conversation, tenant, channel, source FROM turns WHERE tenant = :tenant AND (conversation = :conversation::text OR sender = :sender::text) AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+    UNION SELECT conversation, tenant, channel, source FROM notes WHERE tenant = :tenant AND conversation = :conversation::text
+        AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text))
+
+-- name: erase_turns
+DELETE FROM turns WHERE tenant = :tenant AND (conversation = :conversation::text OR sender = :sender::text) AND (:channel::text IS NULL OR channel = :channel::text) AND (:source::text IS NULL OR source = :source::text)
+
+-- name: erase_outbox
+DELETE FROM outbox WHERE job_id = ANY(:ids::text[]::uuid[])
+
+-- name: erase_jobs
+-- What is left of a job is that it was there, how it ended and what it cost. Its id stays: a late delivery must not make it anew.
+UPDATE jobs SET input = '[{"role":"raw","content":"erased"}]', reply_to = '{}', options = '{}', sender = '', external_id = '',
+                conversation = NULL, last_error = 'erased',
+                result = CASE WHEN result IS NOT NULL THEN json_build_object('output_text', '', 'usage', result::json->'usage')::text END
+WHERE id = ANY(:ids::text[]::uuid[])
+
+-- name: reach_erasure
+UPDATE erasures SET reached = :reached, jobs = jobs + :jobs, done_at = CASE WHEN :reached >= up_to THEN :now::float8 END WHERE id = :id
+
+-- name: prune_turns
+DELETE FROM turns WHERE place IN (SELECT place FROM turns WHERE at < :before ORDER BY at LIMIT 1000)
+
+-- name: prune_conversations
+DELETE FROM conversations WHERE at < :before AND held_at IS NULL
+
+-- name: prune_notes
+DELETE FROM notes WHERE at < :before
+
+-- name: prune_erasures
+DELETE FROM erasures WHERE done_at < :before
