@@ -16,6 +16,7 @@
 #   records/                    PLUG: one store per file, one conformance suite; the spool
 #   outbound.py                 the one place that opens a connection to the outside
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly
+#   keyring.py sealing.py        which server keys are here; what only they can read
 #   settings.py logs.py stop.py processes.py name_lookup.py payload.py http.py model.py secret.py errors.py   what all share
 #
 #   worker/ (its own top-level package) imports from here; nothing here imports it.

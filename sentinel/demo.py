@@ -19,7 +19,7 @@ from sentinel.edge.keys import hash_key, hint, new_key
 from sentinel.errors import SendFailed, Unavailable
 from sentinel.model import Key, Outgoing, Source
 from sentinel.outbound import Answer, Outbound, open_outbound
-from sentinel.records import Store, open_record
+from sentinel.records import Store, configured_record
 from sentinel.settings import Settings
 from sentinel.stand_in import StandIn, open_stand_in
 
@@ -49,7 +49,7 @@ class Sent:
 
 async def run_demo(settings: Settings, say: Say = print) -> bool:
     """Send, watch, and show what came back; True only if every reply arrived."""
-    store = Store(open_record(settings.record))
+    store = Store(configured_record(settings))
     key = new_key()
     kept = Key("key_" + secrets.token_hex(6), TENANT, hint(key), time.time())
     async with open_outbound(10.0) as outbound, open_stand_in() as stand_in:

@@ -7,7 +7,7 @@ import trio
 
 from sentinel.directory_copy import DirectoryCopy
 from sentinel.edge.keys import hash_key, is_well_formed
-from sentinel.errors import Forged, NotFound, Unavailable
+from sentinel.errors import Forged, NotFound, SettingsError, Unavailable
 from sentinel.http import Request
 from sentinel.logs import Outage, log
 from sentinel.model import Key, Source
@@ -27,7 +27,11 @@ class DirectoryFollower:
     _version: int = 0
 
     async def start(self) -> None:
-        """Read it for the first time; from the copy while the record does not answer. Raises Unavailable if there is none."""
+        """
+        Read it for the first time; from the copy while the record does not answer.
+
+        Raises Unavailable if there is none, and SettingsError if the record's secrets are sealed with a key that is not here.
+        """
         try:
             await self.store.call(self.store.record.migrate)
             await self.refresh()
@@ -39,7 +43,7 @@ class DirectoryFollower:
             log.warning("directory.from_copy", reason=error.detail)
 
     async def refresh(self) -> None:
-        """Read the directory again if it changed. Raises Unavailable when the record cannot be read."""
+        """Read the directory again if it changed. Raises as `start` does."""
         version = await self.store.call(self.store.record.directory_version)
         if version != self._version:
             self.current = await self.store.call(self.store.record.directory)
@@ -54,7 +58,7 @@ class DirectoryFollower:
             await trio.sleep(FOLLOW_SECONDS)
             try:
                 await self.refresh()
-            except Unavailable as error:
+            except (Unavailable, SettingsError) as error:  # a server key that is not here yet is no reason to end what runs
                 outage.failed(error.detail)
             else:
                 outage.over()

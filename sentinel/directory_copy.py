@@ -1,6 +1,6 @@
 """A copy of the directory on the gateway's disk, so that a gateway can start, and keep webhooks, while its record is down.
 
-Holds secrets, as the record does: only its owner may read it.
+Sealed as a whole, with the server key that seals the record's secrets.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from pathlib import Path
 import attrs
 
 from sentinel import payload
+from sentinel.errors import SettingsError
+from sentinel.keyring import Keyring
 from sentinel.logs import log
 from sentinel.model import Key, Source
 from sentinel.records.directory import Directory
+from sentinel.sealing import seal, unseal
 
 FILE = "directory.json"
+OWNER = "copy of the directory"
 
 
 @attrs.frozen
@@ -23,29 +27,37 @@ class DirectoryCopy:
     """The copy in `folder`: sources and keys, which is what it takes to know a genuine request."""
 
     folder: Path
+    keyring: Keyring
 
     def write(self, directory: Directory) -> None:
         """Replace the copy; one that cannot be written is only a pity."""
         content = {
             "tenants": sorted(directory.tenants),
             "sources": [attrs.asdict(source) for source in directory.sources.values()],
+            "server_key_id": directory.server_key_id,
             "keys": {key_hash: attrs.asdict(key) for key_hash, key in directory.keys.items()},
         }
         fresh = self.folder / f".{FILE}.{os.getpid()}"
         try:
             fresh.touch(mode=0o600)
-            fresh.write_bytes(payload.encode_json(content))
+            key = self.keyring.find(directory.server_key_id) if directory.server_key_id else self.keyring.newest()
+            fresh.write_text(seal(payload.encode_json(content).decode(), key, OWNER))
             fresh.replace(self.folder / FILE)
-        except OSError as error:
+        except (OSError, SettingsError) as error:
             log.warning("directory.copy_failed", reason=str(error))
 
     def read(self) -> Directory | None:
         """The directory as it was copied last, or None."""
         try:
-            content = payload.decode_own_json((self.folder / FILE).read_text())
+            content = payload.decode_own_json(unseal((self.folder / FILE).read_text(), self.keyring.find, OWNER))
             sources = [Source(**source) for source in content["sources"]]
             keys = {key_hash: Key(**key) for key_hash, key in content["keys"].items()}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, SettingsError) as error:
             log.warning("directory.no_copy", reason=repr(error)[:200])
             return None
-        return Directory(frozenset(content["tenants"]), {(source.channel, source.name): source for source in sources}, keys)
+        return Directory(
+            tenants=frozenset(content["tenants"]),
+            sources={(source.channel, source.name): source for source in sources},
+            keys=keys,
+            server_key_id=content.get("server_key_id"),
+        )

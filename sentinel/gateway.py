@@ -19,6 +19,7 @@ from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
+from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import log
 from sentinel.records import Store, is_served, open_record
 from sentinel.records.spool import Spool
@@ -99,9 +100,9 @@ class Gateway:
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose background tasks run; if one of them dies, so does the block that uses it."""
     seconds = settings.ack_budget * RECORD_SHARE
-    writer = Store(open_record(settings.record, seconds, prepared=False))
-    reader = Store(open_record(settings.record, seconds, prepared=False))
-    spool, copy = _open_spool(settings)
+    keyring = open_keyring(settings.record, settings.secret_key)
+    writer, reader = (Store(open_record(settings.record, seconds, prepared=False, keyring=keyring)) for _ in range(2))
+    spool, copy = _open_spool(settings, keyring)
     with ExitStack() as opened:
         for each in (writer.record, reader.record, spool):
             if each is not None:
@@ -130,12 +131,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             nursery.cancel_scope.cancel()
 
 
-def _open_spool(settings: Settings) -> tuple[Spool | None, DirectoryCopy | None]:
+def _open_spool(settings: Settings, keyring: Keyring) -> tuple[Spool | None, DirectoryCopy | None]:
     """What lets a gateway go on without its record: the spool, and a copy of the directory beside it."""
     if settings.spool == "off" or not is_served(settings.record):
         return None, None
     spool = Spool(settings.spool, settings.ack_budget * SPOOL_SHARE)
-    return spool, DirectoryCopy(Path(settings.spool))
+    return spool, DirectoryCopy(Path(settings.spool), keyring)
 
 
 def _allow(request: Request, *methods: str) -> None:

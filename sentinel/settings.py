@@ -15,6 +15,8 @@ from typing import Any
 import attrs
 
 from sentinel.errors import SettingsError
+from sentinel.sealing import KEY_CHARACTERS_MIN
+from sentinel.secret import Secret
 from sentinel.stop import SUPERVISED
 
 PREFIX = "SENTINEL_"
@@ -62,6 +64,13 @@ def _networks(text: str) -> str:
     return ",".join(str(ip_network(part.strip())) for part in text.split(","))
 
 
+def _secret_key(text: str) -> Secret:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2 or any(len(part) < KEY_CHARACTERS_MIN for part in parts):
+        raise ValueError
+    return Secret(",".join(parts))
+
+
 def _bind(text: str) -> str:
     if text.startswith(("unix:", "fd://")) and text.partition(":")[2].strip("/"):
         return text
@@ -86,6 +95,13 @@ class Settings:
         _url("sqlite:", "postgresql://", "postgres://"),
         "sqlite:PATH or a postgresql:// URL",
         "where the jobs are kept",
+        secret=True,
+    )
+    secret_key: Secret | None = _setting(  # noqa: RUF009  an attrs field, like the others
+        None,
+        _secret_key,
+        "one or two texts of at least 32 characters, separated by a comma",
+        "server key: seals the secrets in the record and hashes API keys; by default a file is made (docs/keys.md)",
         secret=True,
     )
     redis: str | None = _setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from sentinel.demo import demo_source
 from sentinel.gateway import open_gateway
 from sentinel.logs import configure_logs
 from sentinel.model import Job, Source
-from sentinel.records import Record, open_record
+from sentinel.records import Record, configured_record
 from sentinel.settings import Settings
 from sentinel.stand_in import StandIn, open_stand_in
 from worker.main import work_until
@@ -24,6 +25,12 @@ from worker.main import work_until
 @pytest.fixture(autouse=True, scope="session")
 def _quiet_logs() -> None:
     configure_logs("json", "error")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_server_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The file of the server key for PostgreSQL records is the session's own, for the processes that it starts too."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def record(settings: Settings) -> Iterator[Record]:
     """The test's own connection to the record."""
-    opened = open_record(settings.record)
+    opened = configured_record(settings)
     yield opened
     opened.close()
 

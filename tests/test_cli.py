@@ -63,6 +63,7 @@ def test_help_names_every_command(url: str, capsys: Capture) -> None:
         "chaos",
         "sources",
         "keys",
+        "secrets",
         "jobs",
         "tenants",
         "callbacks",
@@ -237,3 +238,31 @@ def test_a_variable_that_nothing_reads_is_named(url: str, capsys: Capture, monke
     monkeypatch.setenv("SENTINEL_LOG_LEVEL", "warning")
     assert run("jobs", "list") == 0
     assert "SENTINEL_ACKBUDGET" in capsys.readouterr().err
+
+
+def test_the_server_key_is_shown_by_its_name_and_rotated(url: str, capsys: Capture, tmp_path: Path) -> None:
+    """`secrets rotate` makes a fresh key and seals all with it; `secrets show` tells which seals what, and shows no key."""
+    assert run("secrets", "show") == 0
+    assert "no server key yet" in capsys.readouterr().out
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=canary") == 0
+    capsys.readouterr()
+    assert run("secrets", "show", "--json") == 0
+    (before,) = json.loads(capsys.readouterr().out)["server_keys"]
+    assert before | {"server_key": ""} == {"server_key": "", "in_force": True, "here": True, "used_by": 1}
+    assert run("secrets", "rotate", "--json") == 0
+    (after,) = json.loads(capsys.readouterr().out)["server_keys"]
+    assert after == before | {"server_key": after["server_key"]}
+    assert after["server_key"] != before["server_key"]
+    record = open_record(url)
+    assert record.directory().sources["telegram", "bot"].setting("secret_token") == "canary"
+    record.close()
+    assert (tmp_path / "cli.db.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_without_its_server_key_is_refused_plainly(url: str, capsys: Capture, tmp_path: Path) -> None:
+    """Commands that need the secrets say which key is missing and where to bring it."""
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=canary") == 0
+    (tmp_path / "cli.db.key").unlink()
+    capsys.readouterr()
+    assert run("sources", "list") == 2
+    assert "SENTINEL_SECRET_KEY" in capsys.readouterr().err

@@ -24,7 +24,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sentinel.secret",
         "sentinel.stop",
     ),
-    ("sentinel.payload", "sentinel.settings", "sentinel.standard_webhooks", "sentinel.edge", "sentinel.group_commit"),
+    ("sentinel.sealing",),
+    (
+        "sentinel.keyring",
+        "sentinel.payload",
+        "sentinel.settings",
+        "sentinel.standard_webhooks",
+        "sentinel.edge",
+        "sentinel.group_commit",
+    ),
     ("sentinel.http",),
     ("sentinel.http1",),
     ("sentinel.channels", "sentinel.records", "sentinel.outbound"),
@@ -44,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What may be imported where, besides the standard library, trio and attrs.
 HOMES = {
     "hypercorn": {"sentinel.serve", "sentinel.hypercorn_guard", "sentinel.stand_in"},
+    "cryptography": {"sentinel.sealing"},
     "httptools": {"sentinel.http1"},
     "httpx2": {"sentinel.outbound"},
     "httpcore2": {"sentinel.outbound"},
@@ -145,3 +154,12 @@ def test_every_dependency_has_its_reason() -> None:
     reasons = (ROOT / "docs/dependencies.md").read_text()
     for package in re.findall(r"^    ([a-z0-9-]+)", section, re.MULTILINE):
         assert f"| {package}" in reasons, f"docs/dependencies.md says nothing of {package}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_the_configured_record_has_the_configured_keys(path: Path) -> None:
+    """Whoever opens the record that the settings name does so with the server keys that they give."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        if isinstance(call.func, ast.Name) and call.func.id == "open_record" and "settings.record" in map(ast.unparse, call.args):
+            assert "keyring" in {keyword.arg for keyword in call.keywords}, "use configured_record(settings)"

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from sentinel.errors import SettingsError
+from sentinel.secret import Secret
 from sentinel.settings import Settings, environment_name, load_settings, without_password
 
 # For every setting one value that is allowed as text, what it becomes, and values that are not.
@@ -17,6 +18,11 @@ COUNTS = ("0", "-1", "1.5", "100000001", "9" * 5000, "many", "1_000", "\u0661", 
 EXAMPLES = {
     "record": ("sqlite:/var/lib/x.db", "sqlite:/var/lib/x.db", ("", "x.db", "sqlite:", "mysql://x", "SQLITE:x")),
     "redis": ("rediss://u:p@host:6380/1", "rediss://u:p@host:6380/1", ("host:6379", "redis://", "http://x")),
+    "secret_key": (
+        f"{'a' * 32}, {'b' * 40}",
+        Secret(f"{'a' * 32},{'b' * 40}"),
+        ("x" * 31, f"{'a' * 32},", ",".join(["a" * 32] * 3)),
+    ),
     "spool": ("off", "off", ()),
     "bind": (
         "[::1]:80",

@@ -12,7 +12,7 @@ from sentinel.dispatch.offers import open_offers
 from sentinel.errors import ModelUnavailable, Unavailable
 from sentinel.logs import log
 from sentinel.outbound import open_outbound
-from sentinel.records import Store, is_served, open_bell, open_record
+from sentinel.records import Store, configured_record, is_served, open_bell
 from sentinel.settings import Settings
 from sentinel.stop import stop_requested
 from worker.bundled import bundled_model
@@ -47,7 +47,7 @@ async def work_until(stopping: trio.Event, settings: Settings) -> None:
         opened.callback(store.record.close)
         writing = store
         if is_served(settings.record):  # a second connection: what is ended need not wait for what is claimed
-            writing = Store(open_record(settings.record, prepared=False))
+            writing = Store(configured_record(settings, prepared=False))
             opened.callback(writing.record.close)
         claiming = Claiming(store, open_keeper(settings.redis, store), open_bell(settings.record))
         opened.callback(claiming.close)
@@ -85,7 +85,7 @@ async def _patiently_open(settings: Settings, stopping: trio.Event) -> Store | N
     """The record, as soon as it answers; None if the worker is told to stop before that."""
     while not stopping.is_set():
         try:
-            return Store(await trio.to_thread.run_sync(open_record, settings.record))
+            return Store(await trio.to_thread.run_sync(configured_record, settings))
         except Unavailable as error:
             log.error("worker.record_unavailable", reason=error.detail, retry_seconds=RECORD_RETRY_SECONDS)
             with trio.move_on_after(RECORD_RETRY_SECONDS):

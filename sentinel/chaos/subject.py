@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from sentinel.chaos.history import Sample
+from sentinel.secret import Secret
 from sentinel.settings import Settings, environment_name
 
 STOP_SECONDS_MAX = 25.0
@@ -114,7 +115,10 @@ async def open_subject(settings: Settings, folder: Path, began: float) -> AsyncI
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment that gives another process these settings."""
     values = attrs.asdict(settings)
-    return {environment_name(name): str(value) for name, value in values.items() if value is not None}
+    shown = {
+        name: value.reveal() if isinstance(value, Secret) else str(value) for name, value in values.items() if value is not None
+    }
+    return {environment_name(name): text for name, text in shown.items()}
 
 
 def _sentinels() -> list[tuple[int, int, str]]:

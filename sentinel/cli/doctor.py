@@ -11,7 +11,7 @@ from typing import Any
 
 from sentinel.cli.status import PATIENCE_SECONDS, Finding, parts, print_findings, record_finding, workers_finding
 from sentinel.errors import ModelUnavailable, SentinelError
-from sentinel.records import Record, is_served, open_record
+from sentinel.records import Record, configured_record, is_served
 from sentinel.settings import Settings
 
 FREE_BYTES_MIN = 500_000_000
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
     try:
-        record = open_record(settings.record, busy_seconds=PATIENCE_SECONDS)
+        record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
     except SentinelError as error:
         yield Finding("record", "wrong", error.detail)
     else:

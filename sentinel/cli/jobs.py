@@ -11,7 +11,7 @@ from sentinel.cli.output import print_json, print_table, visible
 from sentinel.errors import Conflict, NotFound
 from sentinel.job_view import full_document, iso
 from sentinel.model import Job, NewJob, State, random_id
-from sentinel.records import JobFilter, Record, open_record
+from sentinel.records import JobFilter, Record, configured_record
 from sentinel.settings import Settings
 from sentinel.webhooks import RAW_ROLE
 
@@ -48,13 +48,13 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
     wanted = JobFilter(
         options.tenant, states, options.channel, options.external_id, limit=options.limit or (ALL if options.json else 50)
     )
-    rows = [_row(job) for job in open_record(settings.record).list_jobs(wanted)]
+    rows = [_row(job) for job in configured_record(settings).list_jobs(wanted)]
     print_json(rows) if options.json else print_table(rows, COLUMNS, "There are no such jobs.")
 
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Tell one job's story."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     job = _find(record, options.id)
     document = full_document(job, record.story(job.id), record.find_callback(job.id))
     print_json(document) if options.json else _print_story(document)
@@ -62,7 +62,7 @@ def run_show(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_cancel(options: argparse.Namespace, settings: Settings) -> None:
     """Cancel; a running job stops within a second."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     found = _find(record, options.id)
     job = record.cancel(found.id, found.tenant, time.time())
     _say(options, job or found)
@@ -70,7 +70,7 @@ def run_cancel(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_retry(options: argparse.Namespace, settings: Settings) -> None:
     """Put it back with its attempts counted anew; what was sent already is not sent again."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     job = _find(record, options.id)
     if not record.retry(job.id, time.time()):
         raise Conflict(
@@ -81,7 +81,7 @@ def run_retry(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_replay(options: argparse.Namespace, settings: Settings) -> None:
     """Run the same input as a new job, with a new id and its own reply."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     job = _find(record, options.id)
     if any(message.get("role") == RAW_ROLE for message in job.input):
         raise Conflict(f"Job {job.id} was never understood; there is nothing to run.")

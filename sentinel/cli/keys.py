@@ -15,7 +15,7 @@ from sentinel.cli.tenants import check_tenant
 from sentinel.edge.keys import hash_key, hint, new_key
 from sentinel.job_view import iso
 from sentinel.model import DEFAULT_TENANT, Key
-from sentinel.records import open_record
+from sentinel.records import configured_record
 from sentinel.settings import Settings
 
 
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
 def run_create(options: argparse.Namespace, settings: Settings) -> None:
     """Make a key and show it; the record keeps only its hash."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     check_tenant(record, options.tenant)
     key = new_key()
     kept = Key("key_" + secrets.token_hex(6), options.tenant, hint(key), time.time())
@@ -50,7 +50,7 @@ def run_create(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show the keys by their hints."""
-    kept = open_record(settings.record).keys()
+    kept = configured_record(settings).keys()
     rows = [attrs.asdict(key) | {"created_at": iso(key.created_at), "revoked_at": iso(key.revoked_at)} for key in kept]
     if options.json:
         print_json(rows)
@@ -62,7 +62,7 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_revoke(options: argparse.Namespace, settings: Settings) -> int:
     """Revoke the key."""
-    if open_record(settings.record).revoke_key(options.id, time.time()):
+    if configured_record(settings).revoke_key(options.id, time.time()):
         print(f"Revoked {options.id}.")
         return 0
     print(f"There is no live key {options.id}.", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from sentinel.errors import Unavailable
-from sentinel.records import open_record
+from sentinel.records import configured_record
 from sentinel.settings import Settings, environment_name, without_password
 from sentinel.supervisor import Child, supervise
 
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
 def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     """Gateway and worker as two processes under this one."""
     with suppress(Unavailable):  # the schema first, so that the two do not race for it; a record that is locked now may not be soon
-        open_record(settings.record).close()
+        configured_record(settings).close()
     children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
@@ -85,7 +85,7 @@ def run_worker(_options: argparse.Namespace, settings: Settings) -> None:
 
 def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
     """Apply what is missing, and say what was."""
-    record = open_record(settings.record, prepared=False)
+    record = configured_record(settings, prepared=False)
     for name in record.migrate():
         print(f"applied {name}")
     record.close()

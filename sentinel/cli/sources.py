@@ -14,7 +14,7 @@ from sentinel.cli.output import print_json, print_table
 from sentinel.cli.tenants import check_name, check_tenant
 from sentinel.errors import BadInput, Conflict
 from sentinel.model import DEFAULT_TENANT, Source
-from sentinel.records import open_record
+from sentinel.records import configured_record
 from sentinel.settings import Settings
 
 
@@ -46,7 +46,7 @@ def run_add(options: argparse.Namespace, settings: Settings) -> None:
     check_name("source", options.name)
     values = read_values(options.set, os.environ)
     check_values(find_channel(options.channel), values)
-    record = open_record(settings.record)
+    record = configured_record(settings)
     check_tenant(record, options.tenant)
     if not record.put_source(Source(options.tenant, options.channel, options.name, values), time.time()):
         raise Conflict(f"Another tenant has a {options.channel} source of the name {options.name}.")
@@ -57,7 +57,7 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show each source with the names of what is set."""
     rows = [
         {"channel": source.channel, "name": source.name, "tenant": source.tenant, "set": ", ".join(sorted(source.settings))}
-        for source in open_record(settings.record).directory().sources.values()
+        for source in configured_record(settings).directory().sources.values()
     ]
     if options.json:
         print_json(rows)
@@ -67,7 +67,7 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_remove(options: argparse.Namespace, settings: Settings) -> int:
     """Remove the source; its jobs stay."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     source = record.directory().sources.get((options.channel, options.name))
     if source is None or not record.remove_source(source):
         print(f"There is no {options.channel} source {options.name}.", file=sys.stderr)

@@ -16,7 +16,7 @@ from sentinel.cli.output import print_json, print_table
 from sentinel.dispatch import Stale, open_dispatch
 from sentinel.errors import SentinelError, Unavailable
 from sentinel.health import WORKER_SEEN_SECONDS
-from sentinel.records import Record, is_served, open_record
+from sentinel.records import Record, configured_record, is_served
 from sentinel.records.spool import FILE, Spool
 from sentinel.settings import Settings, without_password
 
@@ -58,7 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
     yield _gateway(settings)
     try:
-        record = open_record(settings.record, busy_seconds=PATIENCE_SECONDS)
+        record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
     except SentinelError as error:
         yield Finding("record", "wrong", error.detail)
     else:

@@ -11,7 +11,7 @@ from sentinel import standard_webhooks
 from sentinel.cli.output import print_json
 from sentinel.errors import BadInput, NotFound
 from sentinel.model import DEFAULT_TENANT
-from sentinel.records import Record, open_record
+from sentinel.records import Record, configured_record
 from sentinel.settings import Settings
 
 
@@ -48,13 +48,13 @@ def check_name(kind: str, name: str) -> None:
 def run_add(options: argparse.Namespace, settings: Settings) -> None:
     """Add the tenant; adding it again changes nothing."""
     check_name("tenant", options.name)
-    added = open_record(settings.record).add_tenant(options.name, time.time())
+    added = configured_record(settings).add_tenant(options.name, time.time())
     print(f"{'Added' if added else 'There is already a'} tenant {options.name}.")
 
 
 def run_secret(options: argparse.Namespace, settings: Settings) -> None:
     """Show the secret; it is made on first use."""
-    record = open_record(settings.record)
+    record = configured_record(settings)
     check_tenant(record, options.tenant)
     secret = record.callback_secret(options.tenant, standard_webhooks.new_secret())
     print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
@@ -66,7 +66,7 @@ def run_allow(options: argparse.Namespace, settings: Settings) -> None:
         network = str(ipaddress.ip_network(options.network))
     except ValueError:
         raise BadInput(f"{options.network!r} is not a network such as 127.0.0.1/32.") from None
-    record = open_record(settings.record)
+    record = configured_record(settings)
     check_tenant(record, options.tenant)
     record.allow_network(options.tenant, network)
     print(f"Callbacks of {options.tenant} may go to {network}, also by plain http.")

@@ -13,9 +13,11 @@ import attrs
 import trio
 
 from sentinel.errors import SettingsError
+from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.records.directory import DirectoryRecord
 from sentinel.records.memory import MemoryRecord
+from sentinel.settings import Settings
 
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
@@ -303,26 +305,33 @@ def is_served(url: str) -> bool:
     return not url.startswith("sqlite:")
 
 
-def open_record(url: str, busy_seconds: float = 10.0, *, prepared: bool = True) -> Record:
+def open_record(url: str, busy_seconds: float = 10.0, *, prepared: bool = True, keyring: Keyring | None = None) -> Record:
     """
     The record that `url` names (`sqlite:PATH` or `postgresql://…`), with its schema up to date.
 
     `busy_seconds` bounds how long a call waits for the store before it raises Unavailable. Not `prepared`, a server need not answer
-    yet; somebody has to `migrate` before the record is used.
+    yet; somebody has to `migrate` before the record is used. Secrets in it are sealed with a key of `keyring`; without one, with
+    that of the default file.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite":
         from sentinel.records.sqlite import SqliteRecord
 
-        return SqliteRecord(rest, busy_seconds)
+        return SqliteRecord(rest, busy_seconds, keyring)
     if scheme in ("postgresql", "postgres"):
         try:
             from sentinel.records.postgres import PostgresRecord
         except ImportError:
             raise SettingsError("A PostgreSQL record needs psycopg: pip install 'sentinel-gateway[postgres]'.") from None
 
-        served = PostgresRecord(url, busy_seconds)
+        served = PostgresRecord(url, busy_seconds, keyring)
         if prepared:
             served.migrate()
         return served
     raise SettingsError(f"SENTINEL_RECORD has the unknown scheme {scheme!r}.")
+
+
+def configured_record(settings: Settings, busy_seconds: float = 10.0, *, prepared: bool = True) -> Record:
+    """The record that the settings name, with the server keys that they give."""
+    keyring = open_keyring(settings.record, settings.secret_key)
+    return open_record(settings.record, busy_seconds, prepared=prepared, keyring=keyring)

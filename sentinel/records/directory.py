@@ -13,13 +13,18 @@ from sentinel.secret import SecretMapping
 
 @attrs.frozen
 class Directory:
-    """Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant."""
+    """
+    Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant.
+
+    `server_key_id` names the server key that seals the record's secrets; None as long as it has none.
+    """
 
     tenants: frozenset[str] = frozenset()
     sources: Mapping[tuple[str, str], Source] = attrs.field(factory=dict)
     keys: Mapping[str, Key] = attrs.field(factory=dict, repr=False)
     networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
     callback_secrets: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
+    server_key_id: str | None = None
 
 
 class DirectoryRecord(Protocol):
@@ -29,7 +34,7 @@ class DirectoryRecord(Protocol):
         """A number that changes whenever the directory does."""
 
     def directory(self) -> Directory:
-        """Tenants, sources, keys and networks."""
+        """Tenants, sources, keys and networks. Raises SettingsError when the server key that sealed the secrets is not here."""
 
     def keys(self) -> list[Key]:
         """All keys, revoked ones too."""
@@ -54,3 +59,15 @@ class DirectoryRecord(Protocol):
 
     def allow_network(self, tenant: str, network: str) -> None:
         """Let the tenant's callbacks go to this network (CIDR), also by plain http."""
+
+    def server_key_id(self) -> str | None:
+        """The id of the server key in force; None as long as nothing was sealed."""
+
+    def server_key_uses(self) -> Mapping[str, int]:
+        """How many texts each server key seals, by its id; under "none", what is not sealed."""
+
+    def seal_secrets(self) -> int:
+        """Seal what an earlier version kept in the open; how many texts. Raises SettingsError if the server key cannot be had."""
+
+    def rotate_server_key(self) -> str:
+        """Seal everything with the newest server key at hand, which is then the one in force; its id."""

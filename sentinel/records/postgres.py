@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
 from sentinel.errors import Unavailable
+from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
 from sentinel.records.postgres_connection import Connection, open_connection
@@ -38,8 +39,9 @@ T = TypeVar("T")
 class PostgresRecord(SqlRecord):
     """A record in the database that `url` names. `busy_seconds` bounds each call, whatever the server or the network does."""
 
-    def __init__(self, url: str, busy_seconds: float = 10.0) -> None:
+    def __init__(self, url: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
         self._url, self._busy_seconds = url, busy_seconds
+        self.keyring = keyring or open_keyring(url)
         self._connection: Connection | None = None
         self._pooled = False  # a pooler is in between that takes no startup options and keeps no prepared statements
         self._ask_first = 0
@@ -57,7 +59,10 @@ class PostgresRecord(SqlRecord):
             self._execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
             self._execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
             self._execute("CREATE TABLE IF NOT EXISTS schema_version (number int PRIMARY KEY, name text, applied_at timestamptz)")
-            return [name for number, name, statements in load_migrations("postgres") if self._apply(number, name, statements)]
+            applied = [name for number, name, statements in load_migrations("postgres") if self._apply(number, name, statements)]
+        if applied:
+            self.seal_secrets()
+        return applied
 
     def _apply(self, number: int, name: str, statements: str) -> bool:
         known = self._execute("SELECT 1 FROM schema_version WHERE number = %s", (number,)).fetchone()

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-import attrs
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
+from sentinel.keyring import Keyring
 from sentinel.model import Key, Source
 from sentinel.records import rows
 from sentinel.records.directory import Directory
 from sentinel.records.statements import Statements
+from sentinel.sealing import ServerKey, key_id_of, seal, unseal
 
 
 class SqlDirectory(Statements):
-    """The administering part of a record."""
+    """The administering part of a record. Secrets are sealed on the way in and unsealed on the way out, with keys of `keyring`."""
+
+    keyring: Keyring
 
     def directory_version(self) -> int:
         return int(self._one("directory_version")["version"])
 
     def directory(self) -> Directory:
         with self._transaction(reading=True):
-            tenants, networks = self._all("tenants"), self._all("networks")
-            sources = [
-                Source(row["tenant"], row["channel"], row["name"], rows.decode(row["settings"])) for row in self._all("sources")
-            ]
-            keys = {row["hash"]: rows.key(row) for row in self._all("keys") if row["revoked_at"] is None}
+            server_key = self._first("server_key")
+            tenants, networks, sources, keys = (self._all(name) for name in ("tenants", "networks", "sources", "keys"))
+        if server_key:
+            self.keyring.find(server_key["id"])  # whoever has not the right key is told so, and not that every secret is wrong
+        opened = [self._source(row) for row in sources]
         return Directory(
             tenants=frozenset(row["name"] for row in tenants),
-            sources={(source.channel, source.name): source for source in sources},
-            keys=keys,
+            sources={(source.channel, source.name): source for source in opened},
+            keys={row["hash"]: rows.key(row) for row in keys if row["revoked_at"] is None},
             networks={
                 name: [row["network"] for row in networks if row["tenant"] == name] for name in {n["tenant"] for n in networks}
             },
-            callback_secrets={row["name"]: row["callback_secret"] for row in tenants if row["callback_secret"]},
+            callback_secrets={row["name"]: self._callback_secret(row) for row in tenants if row["callback_secret"]},
+            server_key_id=server_key["id"] if server_key else None,
         )
+
+    def _source(self, row: Any) -> Source:
+        settings = unseal(row["settings"], self.keyring.find, _source_owner(row["tenant"], row["channel"], row["name"]))
+        return Source(row["tenant"], row["channel"], row["name"], rows.decode(settings))
+
+    def _callback_secret(self, row: Any) -> str:
+        return unseal(row["callback_secret"], self.keyring.find, _callback_owner(row["name"]))
 
     def keys(self) -> list[Key]:
         return [rows.key(row) for row in self._all("keys")]
@@ -42,8 +56,8 @@ class SqlDirectory(Statements):
 
     def put_source(self, source: Source, now: float) -> bool:
         with self._transaction():
-            values = attrs.asdict(source, recurse=False) | {"settings": rows.encode(source.settings), "now": now}
-            return bool(self._run("put_source", **values))
+            values = {"tenant": source.tenant, "settings": _sealed(source, self._key_in_force()), "now": now}
+            return bool(self._run("put_source", channel=source.channel, name=source.name, **values))
 
     def remove_source(self, source: Source) -> bool:
         with self._transaction():
@@ -59,10 +73,69 @@ class SqlDirectory(Statements):
 
     def callback_secret(self, tenant: str, candidate: str) -> str:
         with self._transaction():
-            self._run("set_callback_secret", tenant=tenant, secret=candidate)
-            secrets = {row["name"]: row["callback_secret"] for row in self._all("tenants")}
-            return str(secrets[tenant])
+            sealed = seal(candidate, self._key_in_force(), _callback_owner(tenant))
+            self._run("set_callback_secret", tenant=tenant, secret=sealed)
+            found = {row["name"]: row for row in self._all("tenants")}
+            return self._callback_secret(found[tenant])
 
     def allow_network(self, tenant: str, network: str) -> None:
         with self._transaction():
             self._run("allow_network", tenant=tenant, network=network)
+
+    # Server keys
+
+    def server_key_id(self) -> str | None:
+        known = self._first("server_key")
+        return known["id"] if known else None
+
+    def server_key_uses(self) -> Mapping[str, int]:
+        with self._transaction(reading=True):
+            return Counter(key_id_of(text) or "none" for text in self._secret_texts())
+
+    def seal_secrets(self) -> int:
+        with self._transaction():
+            plain = sum(not key_id_of(text) for text in self._secret_texts())
+            if plain:
+                self._reseal(self._key_in_force())
+        return plain
+
+    def rotate_server_key(self) -> str:
+        with self._transaction():
+            key = self.keyring.newest()
+            self._run("add_server_key", id=key.id)
+            self._run("change_server_key", id=key.id)  # first, so that whoever seals with the old one is waited for
+            self._reseal(key)
+        return key.id
+
+    def _secret_texts(self) -> list[str]:
+        secrets = [row["callback_secret"] for row in self._all("tenants") if row["callback_secret"]]
+        return [row["settings"] for row in self._all("sources")] + secrets
+
+    def _reseal(self, key: ServerKey) -> None:
+        for row in self._all("sources"):
+            sealed = _sealed(self._source(row), key)
+            self._run("reseal_source", channel=row["channel"], name=row["name"], settings=sealed)
+        for row in self._all("tenants"):
+            if row["callback_secret"]:
+                sealed = seal(self._callback_secret(row), key, _callback_owner(row["name"]))
+                self._run("reseal_callback_secret", tenant=row["name"], secret=sealed)
+
+    def _key_in_force(self) -> ServerKey:
+        """The server key that the record's secrets are sealed with; whoever is first chooses it."""
+        known = self._first("hold_server_key")
+        if known is None:
+            self._run("add_server_key", id=self.keyring.newest().id)
+            known = self._one("hold_server_key")
+        return self.keyring.find(known["id"])
+
+
+def _sealed(source: Source, key: ServerKey) -> str:
+    return seal(rows.encode(source.settings), key, _source_owner(source.tenant, source.channel, source.name))
+
+
+def _source_owner(tenant: str, channel: str, name: str) -> str:
+    return f"source {tenant}/{channel}/{name}"
+
+
+def _callback_owner(tenant: str) -> str:
+    return f"callbacks of {tenant}"

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any
 
+from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob
 from sentinel.records import rows
 from sentinel.records.queries import load_migrations, load_queries
@@ -24,7 +25,8 @@ _SQL = load_queries("sqlite")
 class SqliteRecord(SqlRecord):
     """A record on the file at `path`, made if it is not there."""
 
-    def __init__(self, path: str, busy_seconds: float = 10.0) -> None:
+    def __init__(self, path: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
+        self.keyring = keyring or open_keyring(f"sqlite:{path}")
         self._file = SqliteFile(path, busy_seconds)
         try:
             self.migrate()
@@ -36,7 +38,10 @@ class SqliteRecord(SqlRecord):
         self._file.close()
 
     def migrate(self) -> list[str]:
-        return self._file.migrate(load_migrations("sqlite"))
+        applied = self._file.migrate(load_migrations("sqlite"))
+        if applied:
+            self.seal_secrets()
+        return applied
 
     def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         with self._transaction():

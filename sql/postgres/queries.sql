@@ -338,6 +338,19 @@ DELETE FROM workers WHERE dead_at < :before
 -- name: directory_version
 SELECT version FROM directory_version
 
+-- name: server_key
+SELECT id FROM server_key
+
+-- name: hold_server_key
+-- To seal with it: nobody makes another the one in force meanwhile.
+SELECT id FROM server_key FOR SHARE
+
+-- name: add_server_key
+INSERT INTO server_key(only_row, id) VALUES (1, :id) ON CONFLICT DO NOTHING
+
+-- name: change_server_key
+UPDATE server_key SET id = :id
+
 -- name: tenants
 SELECT name, callback_secret FROM tenants ORDER BY name
 
@@ -347,12 +360,18 @@ INSERT INTO tenants(name, created_at) VALUES (:name, :now) ON CONFLICT DO NOTHIN
 -- name: set_callback_secret
 UPDATE tenants SET callback_secret = :secret WHERE name = :tenant AND callback_secret IS NULL
 
+-- name: reseal_callback_secret
+UPDATE tenants SET callback_secret = :secret WHERE name = :tenant
+
 -- name: sources
 SELECT tenant, channel, name, settings FROM sources ORDER BY channel, name
 
 -- name: put_source
 INSERT INTO sources(channel, name, tenant, settings, created_at) VALUES (:channel, :name, :tenant, :settings, :now)
 ON CONFLICT(channel, name) DO UPDATE SET settings = :settings WHERE sources.tenant = :tenant
+
+-- name: reseal_source
+UPDATE sources SET settings = :settings WHERE channel = :channel AND name = :name
 
 -- name: remove_source
 DELETE FROM sources WHERE channel = :channel AND name = :name AND tenant = :tenant

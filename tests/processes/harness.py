@@ -21,7 +21,7 @@ from sentinel.demo import demo_source, wait_ready
 from sentinel.errors import SendFailed
 from sentinel.model import Outgoing, Source
 from sentinel.outbound import Outbound, open_outbound
-from sentinel.records import JobFilter, Record, open_record
+from sentinel.records import JobFilter, Record, configured_record
 from sentinel.settings import Settings
 from sentinel.stand_in import StandIn, open_stand_in
 
@@ -106,7 +106,7 @@ async def running_sentinel(folder: Path, ready: bool = True, **changes: object) 
     """`sentinel up` in a folder of its own, with one source per channel, until the block is left."""
     changes = {"record": f"sqlite:{folder / 'sentinel.db'}", "bind": f"127.0.0.1:{free_port()}", "model": "fake:20"} | changes
     settings = Settings(**changes)  # type: ignore[arg-type]
-    record = open_record(settings.record)
+    record = configured_record(settings)
     record.add_tenant("demo", 0)
     async with open_stand_in() as stand_in, open_outbound(15.0) as outbound:
         sources = {name: demo_source(channel, stand_in) for name, channel in channels().items()}
