@@ -163,6 +163,14 @@ class Settings:
     system_prompt: str = _setting(
         "You are a helpful assistant. Answer briefly and in plain text.", str, "text", "for sources that have none of their own"
     )
+    memory_tokens_max: int = _setting(
+        1024,
+        _count,
+        "a whole number, at least 1",
+        "tokens of a chat's last turns in a prompt; older ones are summarised",
+    )
+    memory_days: int = _setting(30, _count, "a whole number of days, at least 1", "how long turns, summaries and notes are kept")
+    forgotten_text: str = _setting("I have forgotten what we said here.", str, "text", "the answer to /forget")
     log_format: str = _setting("text", _one_of("text", "json"), "text or json", "how log lines look")
     log_level: str = _setting(
         "info", _one_of("debug", "info", "warning", "error"), "debug, info, warning, error", "the least to log"

@@ -1,27 +1,99 @@
-"""From a job to a prompt, and from the model's text to the job's result. Pure."""
+"""The agent: from a claimed job to its answer, with what its chat remembers. Stores and sends no reply; that is the caller's."""
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Callable
 from typing import Any
 
-from sentinel.model import Job, Source
+import attrs
+import trio
+
+from sentinel.errors import SentinelError
+from sentinel.model import Claim, Source
+from sentinel.records import Store
+from sentinel.records.memory import Memory
 from sentinel.settings import Settings
-from worker.engine import Generation, Prompt
+from worker.engine import Engine, Generation, Message, Prompt
+from worker.memory import ChatMemory
+from worker.prompts import asks_to_forget, build_result, prompt_for, remembers, system_prompt, with_system
+
+Report = Callable[[float, str], None]  # how far the job is, from 0 to 1, and the next piece of the answer
 
 
-def build_prompt(job: Job, source: Source | None, settings: Settings) -> Prompt:
-    """The job's messages, with a system prompt in front unless the caller sent one; a retry has the same seed."""
-    messages = list(job.input)
-    if messages[0]["role"] != "system":
-        system = (source.setting("system_prompt") if source else "") or settings.system_prompt
-        messages.insert(0, {"role": "system", "content": system})
-    tokens_max = int(job.options.get("max_tokens", settings.tokens_max))
-    return Prompt(messages, tokens_max, seed=zlib.crc32(job.id.encode()))
+class GenerationTimeout(SentinelError):
+    """The generation took too long."""
 
 
-def build_result(generation: Generation) -> dict[str, Any]:
-    """The result as the job API shows it."""
-    used = {"prompt_tokens": generation.prompt_tokens, "completion_tokens": generation.completion_tokens}
-    usage = used | {"total_tokens": generation.prompt_tokens + generation.completion_tokens}
-    return {"output_text": generation.text, "finish_reason": generation.finish_reason, "usage": usage}
+@attrs.frozen
+class Answer:
+    """What a job comes to. A `silent` one is kept with the job and not sent: a person answers in that chat."""
+
+    result: dict[str, Any] = attrs.field(repr=False)
+    silent: bool = False
+
+    @property
+    def text(self) -> str:
+        """What is to be said."""
+        return str(self.result["output_text"])
+
+
+@attrs.frozen(eq=False)
+class Agent:
+    """Answers jobs with one engine."""
+
+    settings: Settings
+    store: Store
+    engine: Engine
+
+    async def answer(self, claim: Claim, source: Source | None, report: Report) -> Answer:
+        """
+        The answer to the job.
+
+        Raises:
+            GenerationFailed: the model cannot answer it, and another attempt would not help.
+            GenerationTimeout: it took longer than it may.
+            LeaseLost, Unavailable: the job is somebody else's, or the record cannot tell.
+        """
+        with trio.move_on_after(self.settings.generation_seconds_max) as patience:
+            known = await self._known(claim)
+            if source is not None and known.held:
+                return Answer(build_result("", "held"), silent=True)
+            if source is not None and asks_to_forget(claim.job):
+                return await self._forget(claim)
+            return await self._generate(claim, source, known, report)
+        assert patience.cancelled_caught
+        raise GenerationTimeout
+
+    async def _known(self, claim: Claim) -> Memory:
+        chat = claim.job.chat
+        return Memory() if chat is None else await self.store.call(self.store.record.memory, chat)
+
+    async def _forget(self, claim: Claim) -> Answer:
+        """What the chat said is forgotten, without asking the model."""
+        assert claim.job.chat is not None
+        await self.store.call(self.store.record.forget, claim.job.chat)
+        return Answer(build_result(self.settings.forgotten_text, "command"))
+
+    async def _generate(self, claim: Claim, source: Source | None, known: Memory, report: Report) -> Answer:
+        messages = await self._messages(claim, source, known)
+        generation = await self._run(prompt_for(claim.job, messages, self.settings), report)
+        return Answer(build_result(generation.text, generation.finish_reason, generation))
+
+    async def _messages(self, claim: Claim, source: Source | None, known: Memory) -> list[Message]:
+        """The system prompt, what the chat remembers as far as there is room, and the new messages."""
+        job = claim.job
+        if not remembers(job, source) or known == Memory():
+            return with_system(job.input, system_prompt(source, self.settings))
+        memory = ChatMemory(self.store, self.engine, self.settings.memory_tokens_max)
+        known = await memory.settle(claim, known)
+        fresh = with_system(job.input, system_prompt(source, self.settings, known.summary))
+        tokens_max = prompt_for(job, fresh, self.settings).tokens_max
+        room = self.engine.context_tokens - tokens_max - await self.engine.count_tokens(fresh)
+        head, rest = fresh[:1], fresh[1:]
+        return [*head, *await memory.recall(known, room), *rest]
+
+    async def _run(self, prompt: Prompt, report: Report) -> Generation:
+        def progress(tokens: int, piece: str) -> None:
+            report(min(0.99, tokens / prompt.tokens_max), piece)
+
+        return await self.engine.generate(prompt, progress)

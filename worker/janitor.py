@@ -1,4 +1,4 @@
-"""Takes jobs back from workers that died, wakes those that are due, and removes what is older than the retention.
+"""Takes jobs back from workers that died, wakes those that are due, and removes what is to be erased or older than the retention.
 
 Every worker may do it.
 """
@@ -25,6 +25,7 @@ class Janitor:
 
     store: Store
     retention_days: int
+    memory_days: int
     _well_since: float = attrs.field(factory=trio.current_time)
 
     async def run(self) -> None:
@@ -34,6 +35,8 @@ class Janitor:
             try:
                 await self.store.call(self.store.record.promote, time.time())
                 await self._reap()
+                while await self.store.call(self.store.record.erase, time.time()):
+                    await trio.lowlevel.checkpoint()
                 if trio.current_time() - pruned_at > PRUNE_SECONDS:
                     pruned_at = trio.current_time()
                     await self._prune()
@@ -57,4 +60,7 @@ class Janitor:
     async def _prune(self) -> None:
         while pruned := await self.store.call(self.store.record.prune, time.time() - self.retention_days * DAY_SECONDS):
             log.info("jobs.pruned", jobs=pruned)
+            await trio.sleep(1)
+        while pruned := await self.store.call(self.store.record.prune_memory, time.time() - self.memory_days * DAY_SECONDS):
+            log.info("turns.pruned", turns=pruned)
             await trio.sleep(1)

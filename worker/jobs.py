@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 
 import attrs
 import trio
 
 from sentinel.channels import merge_seconds
 from sentinel.dispatch.offers import Offers
-from sentinel.errors import GenerationFailed, NotFound, SentinelError, Unavailable
+from sentinel.errors import GenerationFailed, NotFound, Unavailable
 from sentinel.logs import Outage, log
 from sentinel.model import Claim, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
-from worker.agent import build_prompt, build_result
+from worker.agent import Agent, GenerationTimeout
 from worker.claiming import Claiming
 from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.presence import Presence, Running, Stopped
+from worker.prompts import remembers
 
 DELIVERIES_MAX = 64
 CLAIM_AGAIN_SECONDS = 1.0
 _EVENTS = {True: "job.ended", False: "job.postponed"}
-
-
-class GenerationTimeout(SentinelError):
-    """The generation took too long."""
 
 
 @attrs.define(eq=False)
@@ -47,11 +45,13 @@ class Jobs:
     commits: Commits
     claiming: Claiming
     offers: Offers | None = None
+    _agent: Agent = attrs.field(init=False)
     _slots: trio.Semaphore = attrs.field(init=False)
     _places: trio.Semaphore = attrs.field(init=False)
     _idle: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
+        self._agent = Agent(self.settings, self.store, self.engine)
         self._slots = trio.Semaphore(self.engine.slots)
         self._places = trio.Semaphore(self.engine.slots + DELIVERIES_MAX)
 
@@ -143,7 +143,15 @@ class Jobs:
             fresh = await self._generate(running) if claim.job.result is None else None
         finally:
             self._slots.release()
-        return await self.delivery.deliver(running.claim, fresh)
+        return await self._remembered(running.claim, await self.delivery.deliver(running.claim, fresh))
+
+    async def _remembered(self, claim: Claim, ending: Ending) -> Ending:
+        """The ending, which makes the job a turn of its chat where its source wants that."""
+        if ending.state is not State.SUCCEEDED or claim.job.chat is None:
+            return ending
+        with suppress(NotFound):
+            return attrs.evolve(ending, remember=remembers(claim.job, await self.delivery.source(claim.job)))
+        return ending
 
     async def _generate(self, running: Running) -> list[str]:
         """Run the model and store its answer; the parts to send."""
@@ -153,19 +161,11 @@ class Jobs:
         except NotFound:
             raise GenerationFailed("The job's source was removed.") from None
         claim = running.claim = await self._with_later_messages(claim, source)
-        prompt = build_prompt(claim.job, source, self.settings)
-
-        def progress(tokens: int, _piece: str) -> None:
-            running.progress = min(0.99, tokens / prompt.tokens_max)
-
-        with trio.move_on_after(self.settings.generation_seconds_max) as patience:
-            generation = await self.engine.generate(prompt, progress)
-        if patience.cancelled_caught:
-            raise GenerationTimeout
-        parts = self.delivery.parts(claim.job, source, generation.text)
-        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, build_result(generation), parts)):
+        answer = await self._agent.answer(claim, source, running.report)
+        parts = [] if answer.silent else self.delivery.parts(claim.job, source, answer.text)
+        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, answer.result, parts)):
             raise LeaseLost
-        log.info("job.generated", job=claim.job.id, tokens=generation.completion_tokens, finish=generation.finish_reason)
+        log.info("job.generated", job=claim.job.id, finish=answer.result["finish_reason"], **answer.result["usage"])
         return parts
 
     async def _with_later_messages(self, claim: Claim, source: Source | None) -> Claim:

@@ -66,7 +66,7 @@ async def _work(stopping: trio.Event, settings: Settings, writing: Store, claimi
         for task in (
             presence,
             directory,
-            Janitor(store, settings.retention_days),
+            Janitor(store, settings.retention_days, settings.memory_days),
             Callbacks(store, directory, outbound),
             claiming.keeper,
             offers,

@@ -50,6 +50,10 @@ class Running:
     reported: float = 0.0
     stopped: Stopped | None = None
 
+    def report(self, progress: float, _piece: str) -> None:
+        """Note how far the job is."""
+        self.progress = max(self.progress, progress)
+
     def stop(self, reason: Stopped) -> None:
         """Cancel the job's task, once."""
         if self.stopped is None:

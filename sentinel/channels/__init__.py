@@ -35,6 +35,7 @@ SHARED_SETTINGS = (
     Setting("api_base", "base URL of the platform's send API, when it is not the public one"),
     Setting("system_prompt", "what the model is told before every conversation"),
     Setting("merge_window", "seconds within which quick messages of one chat become one prompt", example="2.5"),
+    Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
 )
 
 
@@ -50,6 +51,20 @@ def merge_seconds(values: Mapping[str, str]) -> float:
     if not 0 <= seconds <= MERGE_SECONDS_MAX:
         raise BadInput(f"merge_window must be a number of seconds from 0 to {MERGE_SECONDS_MAX:.0f}.")
     return seconds
+
+
+def is_on(values: Mapping[str, str], key: str) -> bool:
+    """Whether a setting that is on by default is on. Raises BadInput for another word than on or off."""
+    value = (values.get(key) or "on").lower()
+    if value not in ("on", "off"):
+        raise BadInput(f"{key} must be on or off.")
+    return value == "on"
+
+
+def check_shared(values: Mapping[str, str]) -> None:
+    """Raise BadInput for a value of a shared setting with which nothing could be done."""
+    merge_seconds(values)
+    is_on(values, "memory")
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentinel.channels import SHARED_SETTINGS, Channel, channels, find_channel, merge_seconds
+from sentinel.channels import SHARED_SETTINGS, Channel, channels, check_shared, find_channel
 from sentinel.cli.output import print_json, print_table
 from sentinel.cli.tenants import check_name, check_tenant
 from sentinel.errors import BadInput, Conflict
@@ -101,7 +101,7 @@ def check_values(channel: Channel, values: Mapping[str, str]) -> None:
     for key, setting in known.items():
         if setting.required and not values.get(key):
             raise BadInput(f"{channel.name} needs --set {key}=… ({setting.help}).")
-    merge_seconds(values)
+    check_shared(values)
     channel.check_settings(values)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -21,65 +19,11 @@ from sentinel.demo import demo_source
 from sentinel.errors import GenerationFailed
 from sentinel.gateway import open_gateway
 from sentinel.http import json_response
-from sentinel.model import NewJob, State, random_id
+from sentinel.model import State
 from sentinel.records import Ending
 from sentinel.stand_in import Delivery
 from tests.conftest import Sentinel, ended
-from worker.engine import Generation, Progress, Prompt
-
-
-@attrs.define(eq=False)
-class ScriptedEngine:
-    """An engine whose answers are a test's to decide; counts how many run at a time."""
-
-    answers: list[object] = attrs.field(factory=list)
-    slots: int = 2
-    description: str = "scripted"
-    prompts: list[Prompt] = attrs.field(factory=list)
-    running: int = 0
-    most: int = 0
-    seconds: float = 0.0
-
-    async def generate(self, prompt: Prompt, progress: Progress) -> Generation:
-        self.prompts.append(prompt)
-        self.running += 1
-        self.most = max(self.most, self.running)
-        try:
-            await trio.sleep(self.seconds)
-        finally:
-            self.running -= 1
-        answer = self.answers.pop(0) if self.answers else "fine"
-        if isinstance(answer, Exception):
-            raise answer
-        progress(1, str(answer))
-        return Generation(str(answer), 3, 1, "stop")
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
-    """The engine that every worker of this test opens."""
-    scripted = ScriptedEngine()
-
-    @asynccontextmanager
-    async def open_scripted(_model: str, _slots: int | None) -> AsyncIterator[ScriptedEngine]:
-        yield scripted
-
-    monkeypatch.setattr(worker.main, "open_engine", open_scripted)
-    monkeypatch.setattr(retry, "BACKOFF_FIRST_SECONDS", 0.02)
-    return scripted
-
-
-def api_job(text: str = "hello", **options: object) -> NewJob:
-    return NewJob(
-        id=random_id(),
-        tenant="demo",
-        channel="api",
-        source="api",
-        external_id="",
-        input=({"role": "user", "content": text},),
-        received_at=time.time(),
-        options=options,
-    )
+from tests.worker.conftest import ScriptedEngine, api_job
 
 
 @pytest.mark.parametrize("channel", sorted(channels()))

@@ -1,0 +1,78 @@
+"""What the model is told and how its answer is shown: from a job to messages, from text to a result. Pure."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from sentinel.channels import is_on
+from sentinel.model import Job, Source
+from sentinel.records.memory import Turn
+from sentinel.settings import Settings
+from worker.engine import Generation, Message, Prompt
+
+# "/forget", also with a bot's name behind it (Telegram, in groups) or a mention before it (Slack).
+_FORGET = re.compile(r"\s*(?:<@\w+>\s*)?[/!]forget(?:@\w+)?\s*", re.ASCII | re.IGNORECASE)
+SUMMARISE = "Summarise this conversation in a few sentences. Keep names, numbers, wishes and promises.\n\n"
+
+
+def remembers(job: Job, source: Source | None) -> bool:
+    """Whether the job is to be a turn of its chat: on by default for chats, off for the job API, never a command."""
+    if job.chat is None or asks_to_forget(job):
+        return False
+    return bool(job.options.get("memory")) if source is None else is_on(source.settings, "memory")
+
+
+def asks_to_forget(job: Job) -> bool:
+    """Whether the user asks for the chat to be forgotten, and says nothing else."""
+    return len(job.input) == 1 and _FORGET.fullmatch(str(job.input[0]["content"])) is not None
+
+
+def system_prompt(source: Source | None, settings: Settings, summary: str = "") -> str:
+    """The source's own system prompt, or the general one; and what was said long ago."""
+    said = (source.setting("system_prompt") if source else "") or settings.system_prompt
+    return f"{said}\n\nEarlier in this conversation: {summary}" if summary else said
+
+
+def with_system(messages: Sequence[Message], system: str) -> list[Message]:
+    """The messages with the system prompt in front, unless the caller sent one."""
+    if messages[0]["role"] == "system":
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def turn_messages(turn: Turn) -> list[Message]:
+    """A turn as the model sees it; where nobody answered, only what was said."""
+    said: list[Message] = [message for message in turn.said if message["role"] != "system"]
+    return [*said, {"role": "assistant", "content": turn.answered}] if turn.answered else said
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """The turns as text to be summarised."""
+    return "\n".join(f"{message['role']}: {message['content']}" for turn in turns for message in turn_messages(turn))
+
+
+def tokens_max(job: Job, settings: Settings) -> int:
+    """How long the answer may be."""
+    return int(job.options.get("max_tokens", settings.tokens_max))
+
+
+def prompt_for(job: Job, messages: Sequence[Message], settings: Settings) -> Prompt:
+    """The prompt of a job; a retry has the same seed."""
+    return Prompt(messages, tokens_max(job, settings), seed=seed_of(job))
+
+
+def seed_of(job: Job) -> int:
+    """The same for every attempt at the job."""
+    return zlib.crc32(job.id.encode())
+
+
+def build_result(text: str, finish_reason: str, *generations: Generation) -> dict[str, Any]:
+    """The result as the job API shows it; the usage is that of all generations together."""
+    prompt_tokens = sum(generation.prompt_tokens for generation in generations)
+    completion_tokens = sum(generation.completion_tokens for generation in generations)
+    used = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    usage = used | {"total_tokens": prompt_tokens + completion_tokens}
+    return {"output_text": text, "finish_reason": finish_reason, "usage": usage}
