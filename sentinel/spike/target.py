@@ -78,7 +78,14 @@ async def open_own(own: Own, shape: Shape, seed: int) -> AsyncIterator[Target]:
         act=_nothing,
         record="sqlite" if own.store == "sqlite" else "postgres",
         redis=own.store == "both",
-        settings={"model": own.model, "slots": own.slots, "processes": own.processes, "connections_max": 20_000, **own.settings},
+        settings={
+            "model": own.model,
+            "slots": own.slots,
+            "processes": own.processes,
+            "connections_max": 20_000,
+            "connections_per_address_max": 20_000,
+            **own.settings,
+        },
     )
     folder = Path(tempfile.mkdtemp(prefix="sentinel-spike-"))
     try:
