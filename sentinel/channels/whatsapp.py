@@ -195,8 +195,10 @@ def _message(message: Any, value: Any, source: Source) -> Event | None:
 def _scoped_id(message: Any, value: Any) -> str:
     """The sender's business-scoped user id, which Meta sends beside the phone number or instead of it; or ""."""
     user = text_at(message, "from")
-    contacts = [each for each in list_at(value, "contacts") if not user or text_at(each, "wa_id") == user]
-    return text_at(contacts[0], "user_id") if contacts else ""
+    for contact in list_at(value, "contacts"):
+        if not user or text_at(contact, "wa_id") == user:
+            return text_at(contact, "user_id")
+    return ""
 
 
 def _address(reply_to: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ ID_MAX = 255
 def received(found: Iterable[Event | None]) -> Received:
     """What a webhook contained, from its items in order; None stands for one that is ignored."""
     items = list(found)
-    events = tuple(item for item in items if item is not None)
+    events = tuple([item for item in items if item is not None])
     return Received(events, ignored=len(items) - len(events))
 
 
@@ -47,8 +47,11 @@ def dig(value: Any, *path: str) -> Any:
 
 def text_at(value: Any, *path: str) -> str:
     """The string at the end of the path; "" if there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, str) else ""
+    for key in path:  # `dig` again, without the call: a webhook asks for a dozen texts
+        if type(value) is not dict and not isinstance(value, Mapping):
+            return ""
+        value = value.get(key)
+    return value if type(value) is str else ""
 
 
 def list_at(value: Any, *path: str) -> list[Any]:
@@ -59,4 +62,8 @@ def list_at(value: Any, *path: str) -> list[Any]:
 
 def first_text(value: Any, paths: Iterable[tuple[str, ...]]) -> str:
     """The first string at one of the paths that is not blank; "" if all are."""
-    return next((text for text in (text_at(value, *path) for path in paths) if text.strip()), "")
+    for path in paths:
+        text = text_at(value, *path)
+        if text and not text.isspace():
+            return text
+    return ""
