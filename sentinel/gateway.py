@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from sentinel.conversation_api import ConversationApi
 from sentinel.directory import DirectoryFollower
 from sentinel.directory_copy import DirectoryCopy
 from sentinel.dispatch.keeper import open_keeper
@@ -36,6 +37,7 @@ class Gateway:
     directory: DirectoryFollower
     webhooks: Webhooks
     jobs: JobApi
+    conversations: ConversationApi
     health: Health
     clock: Callable[[], float] = time.time
     in_flight: int = 0
@@ -61,20 +63,28 @@ class Gateway:
         match request.path.split("/")[1:]:
             case ["webhooks", channel, source] | ["webhooks", channel, source, _] if source:
                 return await self.webhooks.receive(request, channel, source, self.clock())
-            case ["v1", "jobs"]:
-                return await self._jobs(request)
-            case ["v1", "jobs", job_id] if job_id:
-                _allow(request, "GET")
-                return await self.jobs.show(request, job_id)
-            case ["v1", "jobs", job_id, "cancel"] if job_id:
-                _allow(request, "POST")
-                return await self.jobs.cancel(request, job_id, self.clock())
+            case ["v1", *path] if path:
+                return await self._api(request, path)
             case ["healthz"]:
                 _allow(request, "GET")
                 return json_response(200, {"status": "ok"})
             case ["readyz"]:
                 _allow(request, "GET")
                 return await self._ready(request)
+        raise NotFound("There is nothing at this path.")
+
+    async def _api(self, request: Request, path: list[str]) -> Response:
+        match path:
+            case ["jobs"]:
+                return await self._jobs(request)
+            case ["jobs", job_id] if job_id:
+                _allow(request, "GET")
+                return await self.jobs.show(request, job_id)
+            case ["jobs", job_id, "cancel"] if job_id:
+                _allow(request, "POST")
+                return await self.jobs.cancel(request, job_id, self.clock())
+            case ["conversations" | "users" | "erasures", *_]:
+                return await self.conversations.handle(request, path, self.clock())
         raise NotFound("There is nothing at this path.")
 
     async def _jobs(self, request: Request) -> Response:
@@ -118,6 +128,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             directory=directory,
             webhooks=Webhooks(directory, intake),
             jobs=JobApi(directory, intake, reader, watch),
+            conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
         )
         async with trio.open_nursery() as nursery:

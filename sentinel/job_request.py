@@ -17,7 +17,7 @@ CONVERSATION_MAX = 200
 METADATA_BYTES_MAX = 16_384
 URL_MAX = 2_048
 ROLES = ("system", "user", "assistant")
-FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority")
+FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory")
 
 
 @attrs.frozen
@@ -41,6 +41,7 @@ def parse_job_request(body: bytes) -> JobRequest:
         "callback_url": _callback_url(given.get("callback_url")),
         "metadata": _metadata(given.get("metadata")),
         "max_tokens": _integer("max_tokens", given.get("max_tokens"), 1, TOKENS_MAX),
+        "memory": _memory(given.get("memory"), given.get("conversation")),
     }
     return JobRequest(
         input=_messages(given.get("input")),
@@ -99,6 +100,14 @@ def _conversation(given: Any) -> str | None:
         return None
     if not isinstance(given, str) or not 1 <= len(given) <= CONVERSATION_MAX:
         raise BadInput(f"conversation must be a text of 1 to {CONVERSATION_MAX} characters.")
+    return given
+
+
+def _memory(given: Any, conversation: Any) -> bool | None:
+    if given is None:
+        return None
+    if type(given) is not bool or (given and conversation is None):
+        raise BadInput("memory must be true or false, and true only with a conversation.")
     return given
 
 

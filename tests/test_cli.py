@@ -266,3 +266,24 @@ def test_a_record_without_its_server_key_is_refused_plainly(url: str, capsys: Ca
     capsys.readouterr()
     assert run("sources", "list") == 2
     assert "SENTINEL_SECRET_KEY" in capsys.readouterr().err
+
+
+def test_conversations_are_held_released_and_erased(url: str, capsys: Capture) -> None:
+    """A held chat is listed until it is released, and what is kept of a chat or a person is erased at once."""
+    place = ("--channel", "telegram", "--source", "bot")
+    assert run("conversations", "hold", "7", *place) == 0
+    capsys.readouterr()
+    assert run("conversations", "list", "--json") == 0
+    assert [held["conversation"] for held in json.loads(capsys.readouterr().out)] == ["7"]
+    assert run("conversations", "release", "7") == 0
+    assert run("conversations", "release", "7") == 1
+    with closing(open_record(url)) as record:
+        jobs = [new_job("one", conversation="7"), new_job("two", sender="ada")]
+        record.accept(jobs, time.time())
+        capsys.readouterr()
+        assert run("conversations", "erase", "7") == 0
+        assert run("conversations", "erase", "--user", "ada") == 0
+        assert capsys.readouterr().out == "Erased 1 jobs.\nErased 1 jobs.\n"
+        found = [record.find_job(job.id) for job in jobs]
+        assert [job.state for job in found if job] == [State.CANCELLED] * 2
+        assert "hi" not in str([job.input for job in found if job])

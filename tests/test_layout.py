@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.directory_copy", "sentinel.spooling"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
     ("sentinel.webhooks", "sentinel.health"),
-    ("sentinel.job_api",),
+    ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.gateway",),
     ("sentinel.hypercorn_guard",),
     ("sentinel.asgi", "sentinel.lane"),
