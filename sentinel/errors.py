@@ -14,6 +14,7 @@ class SentinelError(Exception):
     title = "Internal error"
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        self.headers: tuple[tuple[str, str], ...] = ()  # what the answer says besides, such as the limits that are in force
         self.detail = detail or self.__class__.__doc__ or self.title
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.detail)
@@ -35,12 +36,27 @@ class Forged(SentinelError):
     title = "Not authenticated"
 
 
+class PaymentRequired(SentinelError):
+    """The subscription has ended or is not paid."""
+
+    status = 402
+    code = "subscription_ended"
+    title = "Payment required"
+
+
 class Forbidden(SentinelError):
     """The caller is known but may not do this."""
 
     status = 403
     code = "forbidden"
     title = "Forbidden"
+
+
+class Suspended(Forbidden):
+    """The subscription is suspended; ask whoever runs this server."""
+
+    code = "subscription_suspended"
+    title = "Subscription suspended"
 
 
 class NotFound(SentinelError):
@@ -101,6 +117,21 @@ class KeyReused(SentinelError):
     status = 422
     code = "idempotency_key_reused"
     title = "Idempotency-Key reused"
+
+
+class TooManyRequests(SentinelError):
+    """More was sent than the limit allows; try again later."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+
+class QuotaUsedUp(TooManyRequests):
+    """This month's quota is used up."""
+
+    code = "quota_used_up"
+    title = "Quota used up"
 
 
 class HeadersTooLarge(SentinelError):

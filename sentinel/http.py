@@ -69,8 +69,8 @@ def problem(error: SentinelError) -> Response:
 
 
 def error_headers(error: SentinelError) -> Headers:
-    """The headers that an error asks for: Retry-After (seconds), Allow."""
-    headers: Headers = ()
+    """The headers that an error asks for: Retry-After (seconds), Allow, and what it brings itself."""
+    headers: Headers = error.headers
     if error.retry_after_seconds is not None:
         headers += (("retry-after", str(error.retry_after_seconds)),)
     if isinstance(error, MethodNotAllowed):

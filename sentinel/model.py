@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import attrs
@@ -31,6 +31,14 @@ class State(StrEnum):
     def ended(self) -> bool:
         """True when nothing will happen to the job any more by itself."""
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED)
+
+
+class Metering(IntEnum):
+    """Whose use a job is counted as: nobody's (it never reaches the model), its tenant's, or also its end user's."""
+
+    NONE = 0
+    TENANT = 1
+    USER = 2
 
 
 @attrs.frozen
@@ -118,6 +126,7 @@ class NewJob:
     last_error: str | None = None
     replay_of: str | None = None
     run_at: float | None = None
+    metering: Metering = Metering.TENANT
 
 
 @attrs.frozen

@@ -67,10 +67,12 @@ def test_help_names_every_command(url: str, capsys: Capture) -> None:
         "jobs",
         "tenants",
         "callbacks",
+        "plans",
+        "subscriptions",
         "migrate",
         "version",
     ):
-        assert f"\n    {command} " in text
+        assert re.search(rf"^    {command}\s", text, re.MULTILINE)
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(url: str, capsys: Capture) -> None:
@@ -287,3 +289,43 @@ def test_conversations_are_held_released_and_erased(url: str, capsys: Capture) -
         found = [record.find_job(job.id) for job in jobs]
         assert [job.state for job in found if job] == [State.CANCELLED] * 2
         assert "hi" not in str([job.input for job in found if job])
+
+
+def test_plans_and_subscriptions(url: str, capsys: Capture) -> None:
+    """A tenant gets a plan with special terms until a time; what it may use and has used is shown; then it is ended."""
+    assert run("plans", "set", "pro", "jobs=100", "tenant_rate=60/60") == 0
+    assert run("subscriptions", "set", "--plan", "pro", "--status", "trialing", "--valid-until", "2999-12-31", "jobs=7") == 0
+    assert "default has the plan pro (trialing, until 2999-12-31T00:00:00.000Z)." in capsys.readouterr().out
+    with closing(open_record(url)) as record:
+        record.accept([NewJob("j", "default", "api", "api", "", ({"role": "user", "content": "x"},), time.time())], time.time())
+    assert run("subscriptions", "show", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["terms"], shown["standing"], shown["jobs"], shown["tokens"]) == ("jobs=7 tenant_rate=60/60", "good", 1, 0)
+    assert run("subscriptions", "end") == 0
+    assert run("subscriptions", "list") == 0
+    assert "ended" in capsys.readouterr().out
+    assert run("plans", "list") == 0
+    assert "jobs=100 tenant_rate=60/60" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("plans", "set", "pro", "job=1"), "no term 'job'"),
+        (("plans", "set", "pro", "jobs"), "jobs must be"),
+        (("plans", "set", "a b"), "plan name"),
+        (("subscriptions", "set", "--plan", "none"), "no plan 'none'"),
+        (("subscriptions", "set", "--plan", "pro", "--tenant", "nobody"), "no tenant 'nobody'"),
+        (("subscriptions", "set", "--plan", "pro", "--valid-until", "soon"), "is not a time"),
+        (("subscriptions", "show"), "has no subscription"),
+        (("subscriptions", "end"), "has no subscription"),
+    ],
+)
+def test_a_wrong_subscription_is_refused_with_the_reason(
+    url: str, capsys: Capture, arguments: tuple[str, ...], reason: str
+) -> None:
+    """What is wrong with a plan or a subscription is said."""
+    if "none" not in arguments and arguments[0] == "subscriptions":
+        run("plans", "set", "pro")
+    assert run(*arguments) == 2
+    assert reason in capsys.readouterr().err

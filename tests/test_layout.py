@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.dispatch",),
     ("sentinel.directory_copy", "sentinel.spooling"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
+    ("sentinel.admission",),
     ("sentinel.webhooks", "sentinel.health"),
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.gateway",),

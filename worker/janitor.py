@@ -35,6 +35,7 @@ class Janitor:
             try:
                 await self.store.call(self.store.record.promote, time.time())
                 await self._reap()
+                await self.store.call(self.store.record.add_up_usage)
                 while await self.store.call(self.store.record.erase, time.time()):
                     await trio.lowlevel.checkpoint()
                 if trio.current_time() - pruned_at > PRUNE_SECONDS:

@@ -8,7 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from sentinel import __version__
-from sentinel.cli import chaos, conversations, demo, doctor, jobs, keys, processes, secrets, sources, spike, status, tenants
+from sentinel.cli import (
+    chaos,
+    conversations,
+    demo,
+    doctor,
+    jobs,
+    keys,
+    processes,
+    secrets,
+    sources,
+    spike,
+    status,
+    subscriptions,
+    tenants,
+)
 from sentinel.errors import BadInput, Conflict, NotFound, SentinelError, SettingsError
 from sentinel.logs import configure_logs
 from sentinel.settings import load_settings, unknown_variables
@@ -66,7 +80,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
-    for family in (processes, demo, status, doctor, sources, keys, secrets, jobs, tenants, conversations, chaos, spike):
+    for family in (
+        processes,
+        demo,
+        status,
+        doctor,
+        sources,
+        keys,
+        secrets,
+        jobs,
+        tenants,
+        subscriptions,
+        conversations,
+        chaos,
+        spike,
+    ):
         family.add_commands(commands)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=lambda _options, _settings: print(__version__))

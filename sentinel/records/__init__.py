@@ -17,6 +17,7 @@ from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.records.directory import DirectoryRecord
 from sentinel.records.memory import MemoryRecord
+from sentinel.records.metering import MeteringRecord
 from sentinel.settings import Settings
 
 RESCUES_MAX = 3
@@ -146,7 +147,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(DirectoryRecord, MemoryRecord, Protocol):
+class Record(DirectoryRecord, MemoryRecord, MeteringRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:

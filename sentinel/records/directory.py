@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from sentinel.edge.subscriptions import Subscription
 from sentinel.model import Key, Source
 from sentinel.secret import SecretMapping
 
@@ -14,7 +15,7 @@ from sentinel.secret import SecretMapping
 @attrs.frozen
 class Directory:
     """
-    Who may do what: sources by (channel, name), live keys by hash, allowed networks and callback secrets by tenant.
+    Who may do what: sources by (channel, name), live keys by hash, networks, callback secrets and subscriptions by tenant.
 
     `server_key_id` names the server key that seals the record's secrets; None as long as it has none.
     """
@@ -25,6 +26,7 @@ class Directory:
     networks: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
     callback_secrets: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
     server_key_id: str | None = None
+    subscriptions: Mapping[str, Subscription] = attrs.field(factory=dict)
 
 
 class DirectoryRecord(Protocol):

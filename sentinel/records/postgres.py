@@ -173,6 +173,7 @@ class PostgresRecord(SqlRecord):
         documents = {
             "results": [rows.encode(reply.result) for reply in replies],
             "parts": [rows.encode(reply.parts) for reply in replies],
+            "tokens_used": _array([str(rows.tokens(reply)) for reply in replies]),
         }
         return self._fenced("save_replies", replies, **documents, now=now)
 
@@ -202,6 +203,9 @@ class PostgresRecord(SqlRecord):
 
     def _rescue_orphans(self, now: float) -> int:
         return len(self._all("rescue", now=now, rescues_max=RESCUES_MAX))
+
+    def add_up_usage(self) -> None:
+        self._run("add_up_usage")
 
     def prune(self, before: float) -> int:
         self._run("unpark")

@@ -7,13 +7,14 @@ from typing import Any
 import attrs
 
 from sentinel import payload
-from sentinel.model import Job, Key, NewJob, State
-from sentinel.records import Ending
+from sentinel.model import Job, Key, Metering, NewJob, State
+from sentinel.records import Ending, Reply
 
 _DOCUMENTS = ("input", "reply_to", "options", "result")
 _NEW_JOB_FIELDS = (
     "id", "tenant", "channel", "source", "external_id", "conversation", "sender", "priority", "state", "received_at", "last_error",
     "verified_by", "fingerprint", "replay_of", "reply_to", "options", "input", "run_at",
+    "metering",
 )  # fmt: skip
 _FIELDS = tuple(field.name for field in attrs.fields(Job))
 _DOCUMENT_PLACES = tuple(_FIELDS.index(name) for name in _DOCUMENTS)
@@ -26,15 +27,16 @@ def job_row(job: NewJob) -> list[Any]:
     return [
         job.id, job.tenant, job.channel, job.source, job.external_id, job.conversation, job.sender, job.priority, job.state,
         job.received_at, job.last_error, job.verified_by, job.fingerprint, job.replay_of, encode(job.reply_to),
-        encode(job.options), encode(job.input), job.run_at,
+        encode(job.options), encode(job.input), job.run_at, job.metering,
     ]  # fmt: skip
 
 
 def new_job(row: list[Any]) -> NewJob:
     """The job that `job_row` made the row of."""
-    values = dict(zip(_NEW_JOB_FIELDS, row, strict=True))
+    values = dict(zip(_NEW_JOB_FIELDS, row, strict=False))  # of an older version it may be shorter
     values |= {name: decode(values[name]) for name in ("reply_to", "options", "input")}
-    return NewJob(**values | {"state": State(values["state"]), "input": tuple(values["input"])})
+    values |= {"state": State(values["state"]), "input": tuple(values["input"])}
+    return NewJob(**values | {"metering": Metering(values.get("metering", Metering.TENANT))})
 
 
 def copy_line(job: NewJob, now: float) -> str:
@@ -46,7 +48,7 @@ def copy_line(job: NewJob, now: float) -> str:
     known = [
         job.id, job.tenant, job.channel, job.source, job.external_id, job.sender, str(job.priority), job.state,
         repr(job.received_at), repr(now), repr(job.run_at or now), job.verified_by, job.fingerprint,
-        encode(job.reply_to), encode(job.options), encode(job.input),
+        encode(job.reply_to), encode(job.options), encode(job.input), str(int(job.metering)),
     ]  # fmt: skip
     line = _escape("\0".join(known))
     if line.count("\0") != len(known) - 1:
@@ -73,6 +75,12 @@ def job(row: Any) -> Job:
     values[_STATE] = _STATES[values[_STATE]]
     values[_INPUT] = tuple(values[_INPUT])
     return Job(*values)
+
+
+def tokens(reply: Reply) -> int:
+    """How many tokens the reply has cost, prompt and answer together."""
+    usage = reply.result.get("usage")
+    return int(usage.get("total_tokens", 0)) if isinstance(usage, dict) else 0
 
 
 def key(row: Any) -> Key:

@@ -35,7 +35,7 @@ from sentinel.records import (
 from sentinel.records.sql_directory import SqlDirectory
 from sentinel.records.sql_memory import SqlMemory
 
-PRUNED_TABLES = ("prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
+PRUNED_TABLES = ("prune_usage", "prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
 
 
 class SqlRecord(SqlDirectory, SqlMemory):
@@ -145,7 +145,8 @@ class SqlRecord(SqlDirectory, SqlMemory):
             return [self._save_reply(reply, now) for reply in replies]
 
     def _save_reply(self, reply: Reply, now: float) -> bool:
-        if not self._run("save_reply", id=reply.job_id, token=reply.lease_token, result=rows.encode(reply.result)):
+        values = {"result": rows.encode(reply.result), "tokens": rows.tokens(reply)}
+        if not self._run("save_reply", id=reply.job_id, token=reply.lease_token, **values):
             return False
         for number, text in enumerate(reply.parts, start=1):
             self._run("add_part", id=reply.job_id, part=number, text=text)

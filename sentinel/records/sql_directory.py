@@ -10,11 +10,11 @@ from sentinel.keyring import Keyring
 from sentinel.model import Key, Source
 from sentinel.records import rows
 from sentinel.records.directory import Directory
-from sentinel.records.statements import Statements
+from sentinel.records.sql_metering import SqlMetering
 from sentinel.sealing import ServerKey, key_id_of, seal, unseal
 
 
-class SqlDirectory(Statements):
+class SqlDirectory(SqlMetering):
     """The administering part of a record. Secrets are sealed on the way in and unsealed on the way out, with keys of `keyring`."""
 
     keyring: Keyring
@@ -26,6 +26,7 @@ class SqlDirectory(Statements):
         with self._transaction(reading=True):
             server_key = self._first("server_key")
             tenants, networks, sources, keys = (self._all(name) for name in ("tenants", "networks", "sources", "keys"))
+            subscriptions = self._subscriptions()
         if server_key:
             self.keyring.find(server_key["id"])  # whoever has not the right key is told so, and not that every secret is wrong
         opened = [self._source(row) for row in sources]
@@ -38,6 +39,7 @@ class SqlDirectory(Statements):
             },
             callback_secrets={row["name"]: self._callback_secret(row) for row in tenants if row["callback_secret"]},
             server_key_id=server_key["id"] if server_key else None,
+            subscriptions=subscriptions,
         )
 
     def _source(self, row: Any) -> Source:

@@ -12,17 +12,17 @@ SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND created_at = :now::
 -- name: accept
 -- The careful way, for few jobs or when a COPY met an id that is there already: what is known is left as it is.
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
-                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input)
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering)
 SELECT (value->>0)::uuid, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, (value->>7)::integer, value->>8,
        (value->>9)::float8, :now, coalesce((value->>17)::float8, :now), CASE WHEN value->>8 = 'quarantined' THEN :now::float8 END, value->>10, value->>11, value->>12,
-       value->>13, value->>14, value->>15, value->>16
+       value->>13, value->>14, value->>15, value->>16, (value->>18)::smallint
 FROM json_array_elements(:rows::json) WITH ORDINALITY AS given(value, key) ORDER BY key
 ON CONFLICT (id) DO NOTHING RETURNING id
 
 -- name: accept_many
 -- The fast way: the triggers put what arrives into the queue.
 COPY jobs(id, tenant, channel, source, external_id, sender, priority, state, received_at, created_at, run_at, verified_by, fingerprint,
-          reply_to, options, input, conversation, last_error, replay_of, finished_at) FROM STDIN
+          reply_to, options, input, metering, conversation, last_error, replay_of, finished_at) FROM STDIN
 
 -- name: withdraw
 -- Only what nobody has begun: a job that its sender was told to send again. The row of the queue is locked first, as a claim does it.
@@ -222,9 +222,10 @@ UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id::uuid AND le
 
 -- name: save_replies
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :results::text[], :parts::text[]) WITH ORDINALITY AS g(id, token, result, parts, place)),
+    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :results::text[], :parts::text[], :tokens_used::bigint[])
+    WITH ORDINALITY AS g(id, token, result, parts, tokens_used, place)),
 written AS (
-    UPDATE jobs AS j SET result = g.result, progress = 1 FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
+    UPDATE jobs AS j SET result = g.result, tokens = g.tokens_used, progress = 1 FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
     RETURNING j.id, j.sequence, j.attempt, g.parts, g.place),
 added AS (
     INSERT INTO outbox(job_id, part, text) SELECT w.id, p.part, p.text

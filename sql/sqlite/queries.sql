@@ -7,11 +7,11 @@ SELECT json_group_array(id) AS ids FROM jobs WHERE id IN (SELECT value FROM json
 
 -- name: accept
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
-                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, waits)
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering, waits)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now,
        coalesce(value->>17, :now),
        CASE WHEN value->>8 = 'quarantined' THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
-       value->>16,
+       value->>16, value->>18,
        value->>5 IS NOT NULL AND (
            row_number() OVER (PARTITION BY value->>5, value->>1, value->>2, value->>3 ORDER BY key) > 1
            OR EXISTS (SELECT 1 FROM jobs
@@ -179,7 +179,7 @@ WHERE id = :id AND state IN ('scheduled', 'queued') AND started_at IS NULL
 UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id AND lease_token = :token
 
 -- name: save_reply
-UPDATE jobs SET result = :result, progress = 1 WHERE id = :id AND lease_token = :token
+UPDATE jobs SET result = :result, tokens = :tokens, progress = 1 WHERE id = :id AND lease_token = :token
 
 -- name: add_part
 INSERT INTO outbox(job_id, part, text) VALUES (:id, :part, :text) ON CONFLICT DO NOTHING

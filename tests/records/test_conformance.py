@@ -84,7 +84,7 @@ class TestAccept:
         )
         bench.accept(given)
         job = bench.job(given.id)
-        same = {field.name for field in attrs.fields(type(given))} - {"verified_by", "run_at"}
+        same = {field.name for field in attrs.fields(type(given))} - {"verified_by", "run_at", "metering"}
         assert {name: getattr(job, name) for name in same} == {name: getattr(given, name) for name in same}
         assert (job.state, job.attempt, job.rescues, job.created_at, job.run_at) == (State.QUEUED, 0, 0, NOW, NOW)
         assert (job.started_at, job.finished_at, job.cancel_at, job.result, job.progress) == (None, None, None, None, 0)

@@ -232,7 +232,7 @@ class TestSpeed:
 
 class TestPlans:
     VALUES = (
-        dict.fromkeys(("now", "worker", "limit", "before", "progress", "priority", "sequence"), 1)
+        dict.fromkeys(("now", "worker", "limit", "before", "progress", "priority", "sequence", "tokens"), 1)
         | dict.fromkeys(("id", "ids", "tenant", "token", "states", "external_id", "channel", "result"), "[]")
     )  # fmt: skip
 

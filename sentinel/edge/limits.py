@@ -1,0 +1,153 @@
+"""The local limiter: a GCRA for each key, tenant, source and end user, in bounded memory. Pure; `now_ns` is monotonic.
+
+Each of several processes gives out its share of every limit, so together they keep it without a word to each other. Where they
+share a count (Redis), `correct` tells how much all of them have used: then the share is a share of what is left, and whoever is
+alone gets it all. Must never be what a request waits for.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import attrs
+
+from sentinel.edge.gcra import SECOND_NS, Rate, left, passed, wait_ns
+
+BUCKETS_MAX = 100_000
+FRESH_NS = SECOND_NS  # so long after a correction what it said is still good enough to tell a caller how long to wait
+
+
+class LimitKey(NamedTuple):
+    """What a limit is for: its kind (tenant, source, key, user), the tenant, and the name within it."""
+
+    kind: str
+    tenant: str
+    name: str = ""
+
+
+@attrs.define(slots=True)
+class Bucket:
+    """
+    One limit in one process.
+
+    Attributes:
+        tat_ns: the TAT of this process' share.
+        all_ns: the TAT of all processes together, as far as it is known.
+        corrected_ns: when it was last known.
+        untold: let in here and not yet told to the others.
+        short: somebody was refused since the last correction, so the next should come soon.
+    """
+
+    key: LimitKey
+    rate: Rate
+    tat_ns: int = 0
+    all_ns: int = 0
+    corrected_ns: int | None = None
+    untold: int = 0
+    short: bool = False
+
+    def wait_ns(self, now_ns: int, processes: int, cost: int = 1) -> int:
+        """How long until `cost` may pass; 0 for at once. What a caller is told is exact only where nobody else shares the limit."""
+        interval = self.rate.interval_ns * processes
+        window = max(self.rate.burst_ns, interval)
+        own = wait_ns(self.tat_ns, now_ns, interval, window, cost)
+        if own == 0 or not self._is_fresh(now_ns):
+            return own
+        return max(1, wait_ns(self.all_ns, now_ns, self.rate.interval_ns, self.rate.burst_ns, cost))
+
+    def take(self, now_ns: int, processes: int, cost: int = 1) -> None:
+        """Let `cost` in, now or at the time that was promised."""
+        self.tat_ns = passed(self.tat_ns, now_ns, self.rate.interval_ns * processes, cost)
+        self.all_ns = passed(self.all_ns, now_ns, self.rate.interval_ns, cost)
+        self.untold += cost
+
+    def left(self, now_ns: int, processes: int) -> int:
+        """How many more may pass at once here."""
+        interval = self.rate.interval_ns * processes
+        return left(self.tat_ns, now_ns, interval, max(self.rate.burst_ns, interval))
+
+    def reset_seconds(self, now_ns: int) -> int:
+        """When everything will be there again, in whole seconds from now."""
+        return -(-max(max(self.tat_ns, self.all_ns) - now_ns, 0) // SECOND_NS)
+
+    def correct(self, ahead_ns: int, told: int, now_ns: int, processes: int) -> None:
+        """
+        All processes together are `ahead_ns` ahead of now, with the `told` of here; what came since is added.
+
+        The share is a share of what is left, but of a whole one at least one: else the last could never be had.
+        """
+        self.untold -= told
+        self.short, self.corrected_ns = False, now_ns
+        interval = self.rate.interval_ns
+        share_ns = ahead_ns
+        if interval <= self.rate.burst_ns - ahead_ns < interval * processes:
+            share_ns = max(self.rate.burst_ns, interval * processes) - interval * processes
+        self.tat_ns = now_ns + share_ns + self.untold * interval * processes
+        self.all_ns = now_ns + ahead_ns + self.untold * interval
+
+    def forget(self, now_ns: int, processes: int) -> None:
+        """The others could not be told for a while: of what was let in, tell only what is not paid off yet."""
+        owed = max(self.tat_ns - now_ns, 0) // (self.rate.interval_ns * processes)
+        self.untold = min(self.untold, owed + 1)
+
+    def is_idle(self, now_ns: int) -> bool:
+        """Whether a new bucket would be as good."""
+        return self.tat_ns <= now_ns and self.all_ns <= now_ns
+
+    def _is_fresh(self, now_ns: int) -> bool:
+        return self.corrected_ns is not None and now_ns - self.corrected_ns < FRESH_NS
+
+
+@attrs.define
+class Limiter:
+    """All limits of one process. `processes` share each limit; those of longest ago are forgotten when there are too many."""
+
+    processes: int = 1
+    buckets_max: int = BUCKETS_MAX
+    shared: bool = False
+    _buckets: OrderedDict[LimitKey, Bucket] = attrs.field(factory=OrderedDict)
+    _news: dict[LimitKey, Bucket] = attrs.field(factory=dict)
+
+    def bucket(self, key: LimitKey, rate: Rate, now_ns: int) -> Bucket:
+        """The limit's state; a new one, where it was idle or its rate has changed."""
+        found = self._buckets.get(key)
+        if found is None or found.rate != rate:
+            found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns)
+            if len(self._buckets) > self.buckets_max:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(key)
+        return found
+
+    def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
+        """Let `cost` in."""
+        bucket.take(now_ns, self.processes, cost)
+        if self.shared:
+            self._news[bucket.key] = bucket
+
+    def refuse(self, bucket: Bucket) -> None:
+        """Somebody was refused: the share may be used up while others' is not."""
+        if self.shared:
+            bucket.short = True
+            self._news[bucket.key] = bucket
+
+    def news(self, limit: int) -> list[Bucket]:
+        """Limits of which there is something to tell or to ask, taken from the list of those."""
+        return [self._news.pop(key) for key in list(self._news)[:limit]]
+
+    def keep_news(self, buckets: list[Bucket]) -> None:
+        """These could not be told."""
+        self._news = {bucket.key: bucket for bucket in buckets} | self._news
+
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody was refused who perhaps need not be."""
+        return any(bucket.short for bucket in self._news.values())
+
+    def sweep(self, now_ns: int) -> None:
+        """Forget what has been idle for longest."""
+        while self._buckets and next(iter(self._buckets.values())).is_idle(now_ns):
+            self._buckets.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._buckets)

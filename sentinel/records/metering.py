@@ -1,0 +1,37 @@
+"""The part of a record that says what tenants may use and what they have used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from sentinel.edge.plans import Terms
+from sentinel.edge.quota import Account, Used
+from sentinel.edge.subscriptions import Subscription
+
+GATEWAY_SILENT_SECONDS = 12.0  # a gateway that was not seen for so long has no share of the limits any more
+
+
+class MeteringRecord(Protocol):
+    """The metering part of the contract. Each method is one transaction, but for what is counted with a job's own."""
+
+    def put_plan(self, name: str, terms: Terms, now: float) -> None:
+        """Add a plan or replace its terms; they are in force for all its subscriptions."""
+
+    def plans(self) -> Mapping[str, Terms]:
+        """The terms of every plan."""
+
+    def put_subscription(self, subscription: Subscription, now: float) -> bool:
+        """Set a tenant's subscription; False if there is no such tenant or plan, or a newer one by `event_at`."""
+
+    def usage(self, month: str, age_seconds: float) -> list[tuple[Account, Used]]:
+        """What was used in that month, of all whose use has changed within `age_seconds`, and perhaps of others."""
+
+    def add_up_usage(self) -> None:
+        """Bring what is counted into its final form, where a store counts in two steps. Changes no sum."""
+
+    def see_gateway(self, name: str) -> int:
+        """This gateway process lives; how many do."""
+
+    def forget_gateway(self, name: str) -> None:
+        """This gateway process ends."""
