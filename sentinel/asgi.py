@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import trio
 
+from sentinel.edge.forwarded import forwarded_client, is_proxy, networks, plain_address
 from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow, Unavailable
 from sentinel.gateway import Gateway, open_gateway
 from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response, problem
@@ -94,7 +95,14 @@ async def _read_request(scope: dict[str, Any], receive: Receive, gateway: Gatewa
         raise TooLarge(f"The body is larger than {gateway.settings.body_bytes_max} bytes.")
     body = await _read_body(receive, gateway.settings.body_bytes_max, gateway.settings.body_seconds_max)
     method = "GET" if scope["method"] == "HEAD" else scope["method"]
-    return Request(method, path, scope["query_string"].decode("latin-1"), headers, body)
+    return Request(method, path, scope["query_string"].decode("latin-1"), headers, body, _client(scope, headers, gateway))
+
+
+def _client(scope: dict[str, Any], headers: dict[str, str], gateway: Gateway) -> str:
+    """The client's address, from the proxy if it is one of ours."""
+    peer = plain_address((scope.get("client") or ("",))[0])
+    proxies = networks(gateway.settings.proxies)
+    return forwarded_client(peer, headers, proxies) if is_proxy(peer, proxies) else peer
 
 
 def _read_headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

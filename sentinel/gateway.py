@@ -28,6 +28,8 @@ from sentinel.settings import Settings
 from sentinel.watch import Watch
 from sentinel.webhooks import Webhooks
 
+WAITING_MAX = 500  # callers who wait for a job to end: a fourth of the lane's handlers, so that they keep no webhook out
+
 
 @attrs.define(eq=False)
 class Gateway:
@@ -117,7 +119,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         for each in (writer.record, reader.record, spool):
             if each is not None:
                 opened.callback(each.close)
-        directory, watch = DirectoryFollower(reader, copy=copy), Watch(reader, settings.requests_max // 4)
+        directory, watch = DirectoryFollower(reader, copy=copy), Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
         await directory.start()
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)

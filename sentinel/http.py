@@ -19,13 +19,18 @@ HEADER_BYTES_MAX = 16_384
 
 @attrs.frozen
 class Request:
-    """One HTTP request, whole. Header names are lower case; a repeated header is joined by ", " (RFC 9110, 5.3)."""
+    """
+    One HTTP request, whole. Header names are lower case; a repeated header is joined by ", " (RFC 9110, 5.3).
+
+    `client` is the IP address that it came from, behind the proxies that are believed; "" if there is none.
+    """
 
     method: str
     path: str
     query: str = ""
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     body: bytes = attrs.field(default=b"", repr=False)
+    client: str = ""
 
     def header(self, name: str) -> str:
         """The header's value, or "" when it was not sent."""
@@ -53,7 +58,7 @@ class Response:
 
     def with_headers(self, *more: tuple[str, str]) -> Response:
         """The same response with more headers."""
-        return attrs.evolve(self, headers=self.headers + more)
+        return Response(self.status, self.body, self.headers + more)
 
 
 def json_response(status: int, value: Any, *headers: tuple[str, str]) -> Response:

@@ -43,9 +43,10 @@ class HandOver:
         self._config = config
         self._context = WorkerContext(None)
 
-    async def serve(self, stream: trio.SocketStream, data: bytes) -> None:
-        """Serve the connection to its end, as if `data` had not been read from it yet."""
-        await GuardedTCPServer(self._application, self._config, self._context, cast(Any, {}), cast(Any, _Replayed(stream, data)))
+    async def serve(self, stream: trio.SocketStream, data: bytes, client: str) -> None:
+        """Serve the client's connection to its end, as if `data` had not been read from it yet."""
+        replayed = cast(Any, _Replayed(stream, data, client))
+        await GuardedTCPServer(self._application, self._config, self._context, cast(Any, {}), replayed)
 
     async def close(self) -> None:
         """Tell the connections that the server ends."""
@@ -55,10 +56,10 @@ class HandOver:
 class _Replayed(trio.abc.HalfCloseableStream):
     """A stream that gives what was read from it once more. Has the attribute that Hypercorn looks at besides a stream's own."""
 
-    def __init__(self, stream: trio.SocketStream, data: bytes) -> None:
+    def __init__(self, stream: trio.SocketStream, data: bytes, client: str) -> None:
         self._stream = stream
         self._data = data
-        self.socket = stream.socket
+        self.socket = _Named(stream.socket, client) if client else stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._data:
@@ -78,3 +79,18 @@ class _Replayed(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class _Named:
+    """The names of a socket's two ends, with the client's address where a proxy's would be."""
+
+    def __init__(self, socket: trio.socket.SocketType, client: str) -> None:
+        self.family = trio.socket.AF_INET6 if ":" in client else trio.socket.AF_INET
+        self._client = client
+        self._server = socket.getsockname()
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._client, 0
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._server if isinstance(self._server, tuple) else (self._server, 0)

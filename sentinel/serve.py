@@ -7,12 +7,12 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack
-from ipaddress import ip_network
 
 import trio
 from hypercorn.config import Config
 
 from sentinel.asgi import Application
+from sentinel.edge.forwarded import networks
 from sentinel.errors import SettingsError
 from sentinel.gateway import open_gateway
 from sentinel.http1 import Limits
@@ -82,7 +82,8 @@ def _limits(settings: Settings) -> Limits:
         all_bodies_bytes=settings.bodies_bytes_max,
         connections=settings.connections_max,
         connections_per_address=settings.connections_per_address_max,
-        proxies=tuple(ip_network(network) for network in settings.proxies.split(",")),
+        requests=settings.requests_max,
+        proxies=networks(settings.proxies),
     )
 
 

@@ -129,7 +129,7 @@ class Settings:
         "127.0.0.0/8,::1/128",
         _networks,
         "networks (CIDR), separated by commas",
-        "load balancers and reverse proxies, to which the limit per address does not apply",
+        "load balancers and reverse proxies: believed when they name the client, and not limited per address",
     )
     body_bytes_max: int = _setting(1_048_576, _count, "a whole number of bytes, at least 1", "larger request bodies get 413")
     bodies_bytes_max: int = _setting(
@@ -139,7 +139,7 @@ class Settings:
         10.0, _seconds, "seconds, more than 0 and at most 86400", "a body that takes longer to arrive gets 408"
     )
     requests_max: int = _setting(
-        2_000, _count, "a whole number, at least 1", "requests handled at a time; more get 503 with Retry-After"
+        12_000, _count, "a whole number, at least 1", "requests taken at a time; more get 503 with Retry-After"
     )
     intake_max: int = _setting(10_000, _count, "a whole number, at least 1", "webhooks waiting for their commit; more get 503")
     model: str | None = _setting(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_network
+from pathlib import Path
 
 import attrs
 import pytest
@@ -109,7 +112,7 @@ async def open_lane(limits: Limits = LIMITS, handle: Handle | None = None) -> As
             await trio.sleep(0.2)
         return Response(200, request.method.encode() + b" " + request.path.encode() + b" " + request.body)
 
-    async def hand_over(stream: trio.SocketStream, data: bytes) -> None:
+    async def hand_over(stream: trio.SocketStream, data: bytes, _client: str) -> None:
         await stream.send_all(b"handed over: " + data)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
@@ -236,7 +239,7 @@ async def test_a_large_answer_reaches_a_slow_reader() -> None:
 
 async def test_who_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not read its answer holds its connection for a bounded time, and nobody else's."""
-    monkeypatch.setattr("sentinel.lane.SEND_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("sentinel.connection.SEND_SECONDS_MAX", 0.2)
 
     async def handle(_request: Request) -> Response:
         return Response(200, b"x" * 20_000_000)
@@ -308,7 +311,7 @@ async def test_connections_of_one_address_are_bounded() -> None:
 
 async def test_a_body_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that arrives more slowly than the least rate gets 408 long before the time that a body may take."""
-    monkeypatch.setattr("sentinel.lane.BODY_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("sentinel.connection.BODY_GRACE_SECONDS", 0.2)
     started = trio.current_time()
     async with open_lane(attrs.evolve(LIMITS, body_seconds=60.0)) as (_, address):
         stream = await trio.open_tcp_stream(*address)
@@ -326,3 +329,99 @@ async def test_a_body_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPat
             nursery.cancel_scope.cancel()
         await stream.aclose()
     assert trio.current_time() - started < 2
+
+
+async def test_a_proxy_says_whose_connection_it_is() -> None:
+    """The client that a configured proxy names is the request's, and has the limit; from anybody else it is refused."""
+    seen: list[str] = []
+
+    async def handle(request: Request) -> Response:
+        seen.append(request.client)
+        return Response(200)
+
+    named = b"PROXY TCP4 203.0.113.7 10.0.0.1 5000 443\r\n"
+    limits = attrs.evolve(LIMITS, connections_per_address=1, proxies=(ip_network("127.0.0.0/8"),))
+    async with open_lane(limits, handle) as (_, address):
+        held = await trio.open_tcp_stream(*address)
+        for piece in (named[:10], named[10:] + GET[:1], GET[1:]):
+            await held.send_all(piece)
+            await trio.sleep(0.01)
+        assert b"200 OK" in await held.receive_some()
+        assert (await exchange(address, named + GET)).startswith(b"HTTP/1.1 503 ")
+        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n")
+        assert (await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
+        await held.aclose()
+        await trio.sleep(0.05)
+        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")
+    async with open_lane(LIMITS, handle) as (_, address):
+        assert (await exchange(address, named + GET)).startswith(b"HTTP/1.1 400 ")
+        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
+    assert seen == ["203.0.113.7", "203.0.113.8", "203.0.113.7", "127.0.0.1"]
+
+
+async def test_too_many_requests_at_a_time() -> None:
+    """A request above the limit gets 503 and its connection goes on; a waiting one is refused when its turn comes too late."""
+    begun = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+    async with open_lane(attrs.evolve(LIMITS, requests=1)) as (_, address):
+        busy = await trio.open_tcp_stream(*address)
+        await busy.send_all(begun)
+        await trio.sleep(0.05)
+        answers = await exchange(
+            address, GET.replace(b"/healthz", b"/x") * 2 + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        assert (answers.count(b"HTTP/1.1 503 "), answers.count(b"retry-after: "), answers.count(b"HTTP/1.1 200 ")) == (2, 2, 1)
+        assert b"GET /slow" in await busy.receive_some()
+        await busy.aclose()
+
+
+async def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer handlers than requests the others wait for their turn, and who waited too long is told to try again."""
+    monkeypatch.setattr("sentinel.lane.HANDLED_MAX", 2)
+    slow = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answers: list[bytes] = []
+    async with open_lane() as (_, address):
+
+        async def ask() -> None:
+            answers.append(await exchange(address, slow))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask)
+        assert sum(b"200 OK" in answer for answer in answers) == 6
+        monkeypatch.setattr("sentinel.connection.QUEUE_SECONDS_MAX", 0.1)
+        answers.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(ask)
+        assert sorted(answer[:12] for answer in answers) == [b"HTTP/1.1 200"] * 2 + [b"HTTP/1.1 503"] * 2
+
+
+@pytest.mark.slow
+async def test_without_descriptors_it_waits() -> None:
+    """Out of descriptors it does not spin, serves those who are there, and takes the others when it can again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with open_lane() as (lane, address):
+        first = await trio.open_tcp_stream(*address)
+        used = len(list(Path("/proc/self/fd").iterdir()))
+        clients = [socket.socket() for _ in range(30)]
+        for client in clients:
+            client.setblocking(False)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30 + 10, hard))
+        try:
+            for client in clients:
+                with suppress(BlockingIOError):
+                    client.connect(address)
+            before = time.process_time()
+            await trio.sleep(0.5)
+            assert time.process_time() - before < 0.25, "it spins"
+            assert lane.connections < 31
+            await first.send_all(GET)
+            assert b"200 OK" in await first.receive_some()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with trio.fail_after(5):
+            while lane.connections < 31:
+                await trio.sleep(0.02)
+        for client in clients:
+            client.close()
+        await first.aclose()

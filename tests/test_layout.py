@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.gateway",),
     ("sentinel.hypercorn_guard",),
-    ("sentinel.asgi", "sentinel.lane"),
+    ("sentinel.asgi", "sentinel.connection", "sentinel.lane"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
     ("sentinel.demo", "sentinel.chaos"),
     ("sentinel.spike",),

@@ -28,7 +28,7 @@ async def sender_to(
     """A sender, and what it logs, to a true lane that answers as `handle` does."""
     attempts: list[Attempt] = []
 
-    async def nobody(stream: trio.SocketStream, _data: bytes) -> None:
+    async def nobody(stream: trio.SocketStream, _data: bytes, _client: str) -> None:
         await stream.aclose()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 import sentinel.asgi
-import sentinel.lane
+import sentinel.connection
 import sentinel.serve
 from sentinel.asgi import Application
 from sentinel.channels import channels
@@ -244,7 +244,7 @@ async def drip(wire: Wire) -> None:
 class TestHeaders:
     async def test_slow(self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch):
         """A connection that does not finish its header in time is closed, silent or dripping; others are served meanwhile."""
-        monkeypatch.setattr(sentinel.lane, "HEAD_SECONDS_MAX", 0.5)
+        monkeypatch.setattr(sentinel.connection, "HEAD_SECONDS_MAX", 0.5)
         monkeypatch.setattr(sentinel.serve, "HEADER_SECONDS_MAX", 0.5)
         server = await start_server()
         async with server.connected() as silent, server.connected() as dripping, trio.open_nursery() as nursery:
