@@ -15,6 +15,10 @@ from typing import Any
 import attrs
 
 
+class NameUnknown(OSError):
+    """The addresses of a name are not known; the text says of which, and why."""
+
+
 @attrs.define(eq=False)
 class NameLookup:
     """Asks the system, and remembers: while the name service fails or hangs, what it said last of a name is believed."""
@@ -28,7 +32,7 @@ class NameLookup:
         """
         The addresses of a host, in the system's order; a number is its own address.
 
-        Raises OSError if the name is not known, and TimeoutError, which is one, if that was not found out within `seconds`.
+        Raises NameUnknown, also if that was not found out within `seconds`.
         """
         if _is_address(host):
             return [host]
@@ -37,9 +41,8 @@ class NameLookup:
         except (OSError, UnicodeError) as error:
             if host in self._known:
                 return self._known[host]
-            if isinstance(error, TimeoutError):
-                raise TimeoutError(f"the name {host} was not looked up in time") from None
-            raise OSError(f"the name {host} is not known") from None
+            why = "was not looked up in time" if isinstance(error, TimeoutError) else "is not known"
+            raise NameUnknown(f"the name {host} {why}") from None
 
     def _answer(self, host: str) -> Future[list[str]]:
         """What comes of the look-up that is under way, or of a new one."""

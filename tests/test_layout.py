@@ -61,7 +61,7 @@ HOMES = {
     "structlog": {"sentinel.logs"},
     "sqlite3": {"sentinel.records.sqlite_file"},
     "psycopg": {"sentinel.records.postgres", "sentinel.records.postgres_bell", "sentinel.records.postgres_connection"},
-    "redis": {"sentinel.dispatch.redis"},
+    "redis": {"sentinel.dispatch.redis_link"},
     "llama_cpp": {"worker.llama_native", "worker.llama_sampling"},
     "numpy": {"worker.llama_sampling"},
     "jinja2": {"worker.chat_template"},

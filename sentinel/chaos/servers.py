@@ -100,18 +100,19 @@ class Server:
 
 @attrs.define(eq=False)
 class RedisServer(Server):
-    """A redis-server. `options` are command-line options such as {"appendonly": "yes"}."""
+    """A redis-server, or another `program` of its kind. `options` are command-line options such as {"appendonly": "yes"}."""
 
     options: Mapping[str, str] = attrs.field(factory=dict)
+    program: str = "redis-server"
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def command(self) -> list[str]:
-        options = {"bind": "127.0.0.1", "save": "", "appendonly": "yes", "enable-debug-command": "local"} | dict(self.options)
+        options = {"bind": "127.0.0.1", "save": "", "appendonly": "yes"} | dict(self.options)
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return [_program("redis-server"), "--port", str(self.port), "--dir", str(self.folder), *flags]
+        return [_program(self.program), "--port", str(self.port), "--dir", str(self.folder), *flags]
 
     def answers(self) -> bool:
         return self.ask("PING").startswith("+PONG")
@@ -196,11 +197,10 @@ class PoolerServer(Server):
         return subprocess.run(command, check=False, timeout=10).returncode == 0
 
 
-def new_redis(**options: str) -> RedisServer:
+def new_redis(program: str = "redis-server", **options: str) -> RedisServer:
     """A Redis that is not started yet; `_` in a name stands for `-`."""
-    return RedisServer(
-        _new_folder("redis"), free_port(), options={name.replace("_", "-"): value for name, value in options.items()}
-    )
+    named = {name.replace("_", "-"): value for name, value in options.items()}
+    return RedisServer(_new_folder("redis"), free_port(), options=named, program=program)
 
 
 def new_postgres(**options: str) -> PostgresServer:

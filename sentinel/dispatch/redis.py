@@ -1,7 +1,4 @@
-"""The dispatch in Redis 6.2 or newer, or Valkey: one script per call, from `sql/redis`. The only importer of redis.
-
-Must not hold a thread longer than its timeout, must not use a connection after an error, must not repeat a URL's password.
-"""
+"""The dispatch in Redis 6.2 or newer, or Valkey: one script per call, from `sql/redis`; `redis_link.py` has the connection."""
 
 # ruff: noqa: D102  what a method promises stands in the contract, once
 from __future__ import annotations
@@ -16,13 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from redis import exceptions
-from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, parse_url
-from redis.retry import Retry
-
 from sentinel.dispatch import PRIORITY_MAX, Stale
-from sentinel.errors import SettingsError, Unavailable
+from sentinel.dispatch.redis_link import Link, NoScript
+from sentinel.errors import Unavailable
 from sentinel.model import Hint
 
 AT_ONCE = 1_000  # hints or ids in one script: Redis serves nobody else while it runs
@@ -31,22 +24,6 @@ WAIT_SLACK_SECONDS = 0.5  # how much longer than asked `wait` may take
 BELL_STEP_SECONDS = 0.2  # each step of connecting for `wait`, so that all of them fit into the slack
 
 _FOLDER = Path(__file__).parents[2] / "sql" / "redis"  # beside the package, in a checkout and where it is installed
-# What stands in the text of an error, at its beginning or, when a script met it, somewhere in it.
-_REASONS = {
-    "WRONGPASS": "refuses the user or the password",
-    "NOAUTH": "wants a user and a password",
-    "NOPERM": "does not permit this user what Sentinel needs",
-    "LOADING": "is loading its data",
-    "READONLY": "is a replica, which takes no writes",
-    "OOM": "is out of memory",
-    "MISCONF": "cannot write to its disk",
-    "BUSY": "is busy with a script",
-    "NOREPLICAS": "has too few replicas to take writes",
-    "MASTERDOWN": "has lost its master",
-    "CLUSTERDOWN": "is a cluster that is down",
-    "MOVED": "is a cluster, and these keys are on another node",
-    "max number of clients": "has too many clients",
-}
 
 
 class RedisDispatch:
@@ -60,8 +37,8 @@ class RedisDispatch:
         self._prefix = prefix
         self._me = secrets.token_hex(8)
         self._epoch, self._tick = "", 0  # what was last known; no epoch: nothing yet
-        self._link = _Link(url, timeout_seconds)
-        self._bell = _Link(url, min(timeout_seconds, BELL_STEP_SECONDS))
+        self._link = Link(url, timeout_seconds, _raise_if_ours)
+        self._bell = Link(url, min(timeout_seconds, BELL_STEP_SECONDS), _raise_if_ours)
 
     def close(self) -> None:
         self._link.drop()
@@ -131,7 +108,7 @@ class RedisDispatch:
         text, digest = load_script(name)
         try:
             return self._link.ask("EVALSHA", digest, 1, self._prefix, *words)
-        except _NoScript:
+        except NoScript:
             return self._link.ask("EVAL", text, 1, self._prefix, *words)  # runs it, and Redis keeps it for the next time
 
     # Refilling: every step but the first shows the token, so that one who was overtaken changes nothing any more.
@@ -164,50 +141,6 @@ class RedisDispatch:
                 return
 
 
-class _Link:
-    """One connection. After an error it is dropped: half a reply can never be taken for the beginning of the next."""
-
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._connection = _connection(url, timeout_seconds)
-
-    def connect(self) -> None:
-        """Connect, if it is not connected. What the server says meanwhile is not repeated: it may quote the password."""
-        if self._connection.is_connected:
-            return
-        try:
-            self._connection.connect()
-        except Exception as error:  # noqa: BLE001  nonsense from the other side makes the driver fail in any way
-            self.drop()
-            raise Unavailable(_reason(error)) from None
-        except BaseException:
-            self.drop()
-            raise
-
-    def ask(self, *words: object, seconds: float | None = None) -> Any:
-        """The reply to one command, within the timeout or, if given, `seconds`."""
-        self.connect()
-        try:
-            self._connection.send_command(*words)
-            return self._connection.read_response(**({} if seconds is None else {"timeout": seconds}))
-        except exceptions.NoScriptError:
-            raise _NoScript from None
-        except Exception as error:
-            _raise_if_ours(error)
-            self.drop()
-            raise Unavailable(_reason(error)) from error
-        except BaseException:
-            self.drop()
-            raise
-
-    def drop(self) -> None:
-        """Close the connection; the next call opens another."""
-        self._connection.disconnect()
-
-
-class _NoScript(Exception):
-    """Redis does not hold that script: it is new, or was restarted or flushed."""
-
-
 class _Overtaken(Exception):
     """The lock of a refill is somebody else's by now."""
 
@@ -227,35 +160,6 @@ def load_script(name: str) -> tuple[str, str]:
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _connection(url: str, timeout_seconds: float) -> Any:
-    """A connection that is not connected. The URL's options count, except where they would break a promise made here."""
-    try:
-        options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        kind = options.pop("connection_class", Connection)
-        for name in ("timeout", "max_connections", "retry_on_error", "retry_on_timeout"):  # of pools and retries
-            options.pop(name, None)
-        return kind(**options | _promises(timeout_seconds)) if kind in (Connection, SSLConnection) else _unknown()
-    except (ValueError, TypeError, exceptions.RedisError):
-        raise SettingsError("The URL of Redis cannot be understood.") from None  # the text of the error may hold the password
-
-
-def _promises(timeout_seconds: float) -> dict[str, Any]:
-    return {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
-        "socket_keepalive": True,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),  # else every timeout would count several times
-        "protocol": 2,
-        "decode_responses": True,
-        "driver_info": None,
-    }
-
-
-def _unknown() -> None:
-    raise ValueError
-
-
 def _raise_if_ours(error: Exception) -> None:
     """The errors that our scripts make, and after which the connection is as good as before."""
     match str(error).split():
@@ -265,22 +169,6 @@ def _raise_if_ours(error: Exception) -> None:
             raise _OtherEpoch(epoch, int(tick)) from None
         case ["EPOCH", *_]:
             raise Stale from None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in words of our own: servers and proxies quote what they were sent."""
-    text = f"{getattr(error, 'status_code', None) or ''} {error}"
-    for sign, reason in _REASONS.items():
-        if re.search(rf"\b{sign}\b", text):
-            return f"Redis {reason}."
-    if isinstance(error, exceptions.AuthenticationError):
-        return "Redis refuses the user or the password."
-    if isinstance(error, exceptions.TimeoutError):
-        return "Redis did not answer in time."
-    if isinstance(error, exceptions.ConnectionError):
-        cause = error.__context__
-        return f"Redis cannot be reached ({cause.strerror})." if isinstance(cause, OSError) and cause.strerror else "Redis hung up."
-    return f"Redis gave an answer that was not expected ({type(error).__name__})."
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

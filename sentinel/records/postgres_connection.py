@@ -10,7 +10,7 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 
-from sentinel.name_lookup import NAMES
+from sentinel.name_lookup import NAMES, NameUnknown
 
 CONNECT_SECONDS_MIN = 4  # libpq's own minimum is 2; a serverless database may have to wake first
 
@@ -63,7 +63,7 @@ def _places(url: str, deadline: float) -> list[dict[str, Any]]:
         port = ports[number if len(ports) > 1 else 0]
         try:
             places += [{"host": host, "port": port} | address for address in _addresses(host, deadline)]
-        except OSError as error:
+        except NameUnknown as error:
             unknown = str(error)
     if not places:
         raise psycopg.OperationalError(unknown)

@@ -38,6 +38,7 @@ SCENARIOS = (
         numbers=(52,),
         what="a random sequence of the other faults, by the seed, for a minute",
         act=_nemesis,
+        redis_options=redis.DEBUG_ALLOWED,
         shape={"seconds": 60.0, "webhooks": 15_000},
         rules=Rules(silence_allowed=True, repeats_allowed=20 * processes.IN_FLIGHT_MAX),
         recover_seconds=120.0,

@@ -13,6 +13,7 @@ from sentinel.chaos.proxy import Toxic
 from sentinel.chaos.stage import Act, Scenario, Stage
 from sentinel.chaos.subject import in_thread
 
+DEBUG_ALLOWED = {"enable-debug-command": "local"}  # refused by default since Redis 7
 LUA_FOREVER = "while true do end"
 CUT_BYTES_MAX, CUTS = 40, 6
 
@@ -207,7 +208,7 @@ SCENARIOS = (
     _scenario("wiped", (2, 12), "FLUSHALL, twice", _wiped, felt="dispatch.refilled"),
     _scenario("paused", (3,), "Redis hangs (SIGSTOP) and goes on: writes take effect late", _paused),
     _scenario("writes-paused", (4,), "Redis answers reads and hangs on writes", _writes_paused),
-    _scenario("sleeps", (5,), "Redis does not answer for a while (DEBUG SLEEP)", _sleeps),
+    _scenario("sleeps", (5,), "Redis does not answer for a while (DEBUG SLEEP)", _sleeps, redis_options=DEBUG_ALLOWED),
     _scenario("busy", (5,), "Redis answers BUSY", _busy, redis_options={"busy-reply-threshold": "100"}),
     _scenario("full", (6,), "Redis is at maxmemory and refuses writes", _full),
     _scenario("disk-full", (7,), "the disk under Redis is full: MISCONF", _disk_full, disk="redis", disk_megabytes=16),
