@@ -30,10 +30,15 @@ _TEMPLATE_FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError,
 
 @attrs.frozen
 class Part:
-    """A stretch of the prompt. Only a `trusted` one, from the template itself, may hold special tokens."""
+    """
+    A stretch of the prompt. Only a `trusted` one, from the template itself, may hold special tokens.
+
+    `is_head` is what comes before the first message that is not the system's: many prompts begin with the same.
+    """
 
     text: str = attrs.field(repr=False)
     trusted: bool
+    is_head: bool = False
 
 
 @attrs.frozen
@@ -76,7 +81,10 @@ class ChatTemplate:
         pieces = _PLACEHOLDER.split(rendered)  # text, number, text, number, ..., text
         if contents[-1] and str(len(contents) - 1) not in pieces[1::2]:
             raise GenerationFailed("The model's chat template leaves out the last message.")
-        return tuple(_place(position, piece, contents) for position, piece in enumerate(pieces) if piece)
+        # Where the first message of somebody else is put; templates may put system messages elsewhere than first.
+        others = {str(number) for number, message in enumerate(messages) if message["role"] != "system"}
+        head = next((position for position, piece in enumerate(pieces) if position % 2 and piece in others), 0)
+        return tuple(_place(position, piece, contents, position < head) for position, piece in enumerate(pieces) if piece)
 
     def _render(self, roles: list[str], contents: list[str]) -> str:
         messages = [
@@ -117,9 +125,9 @@ def _checked_content(message: Message) -> str:
     return content
 
 
-def _place(position: int, piece: str, contents: list[str]) -> Part:
+def _place(position: int, piece: str, contents: list[str], is_head: bool) -> Part:
     is_number = position % 2 == 1
-    return Part(contents[int(piece)], trusted=False) if is_number else Part(piece, trusted=True)
+    return Part(contents[int(piece)], False, is_head) if is_number else Part(piece, True, is_head)
 
 
 def _refuse(message: str) -> None:

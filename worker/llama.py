@@ -7,6 +7,8 @@ first. It lives in the nursery of `open_llama`: if it dies, so does everything t
 from __future__ import annotations
 
 import os
+import resource
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager, closing
 from importlib import import_module
@@ -20,13 +22,16 @@ from sentinel.errors import ModelUnavailable
 from worker.engine import Engine, Generation, Message, Progress, Prompt, checked, read_prompt
 from worker.gguf_file import check_model_file
 from worker.grammar import write_grammar
+from worker.llama_heads import HEADS_MAX
 from worker.llama_jobs import Inbox, Job, News
 from worker.llama_slots import Scheduler
+from worker.llama_threads import Threads
 
 if TYPE_CHECKING:
     from worker.chat_template import ChatTemplate
+    from worker.llama_native import Context
 
-SLOTS_MAX = 256  # llama.cpp's own bound
+SLOTS_MAX = 256 - HEADS_MAX  # llama.cpp's own bound on sequences is 256
 TOKENS_PER_SLOT_MAX = 2048
 # What all slots share. It costs 180 MiB with a model of 135 million parameters, several times that with larger ones.
 TOKENS_OF_CONTEXT_MAX = 8192
@@ -164,18 +169,29 @@ def _run(path: Path, slots: int | None, inbox: Inbox, announce: Callable[[LlamaE
                 f"{path.name}, {model.parameters / 1e6:.0f} M parameters, {slots} slots, {context.cells} tokens of context"
             )
             announce(LlamaEngine(slots, description, path.stem, scheduler.tokens_per_job_max, template, inbox))
-            _work(scheduler, inbox, deliver)
+            _work(scheduler, context, inbox, deliver)
 
 
-def _work(scheduler: Scheduler, inbox: Inbox, deliver: _Delivery) -> None:
+def _work(scheduler: Scheduler, context: Context, inbox: Inbox, deliver: _Delivery) -> None:
+    threads = Threads(os.cpu_count() or 1)
     while True:
         for job in inbox.take(wait=scheduler.is_idle):
             scheduler.submit(job)
         if inbox.is_closed:
             return
+        context.use_threads(threads.count)
+        began, used = time.monotonic(), _processor_seconds()
         scheduler.step()
+        ended = time.monotonic()
+        threads.observe(ended, ended - began, _processor_seconds() - used)
         if news := scheduler.take_news():
             deliver(news)
+
+
+def _processor_seconds() -> float:
+    """What all threads of this process have computed so far, those that have ended too."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def _check_settings(slots: int | None, environment: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ import llama_cpp as native
 from sentinel.errors import ModelUnavailable
 from worker.chat_template import Part
 from worker.engine import Prompt
+from worker.llama_heads import HEADS_MAX
 from worker.llama_sampling import Sampler
 from worker.llama_step import TOKENS_PER_STEP, AbortFlag, Decoded, Share
 
@@ -168,9 +169,17 @@ class Context:
         batch.n_tokens = row
         return rows
 
+    def use_threads(self, count: int) -> None:
+        """How many threads compute from the next decode on."""
+        native.llama_set_n_threads(self._handle, count, count)
+
     def forget(self, slot: int) -> None:
         """Empties the sequence `slot`."""
         native.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def copy(self, source: int, slot: int, count: int) -> None:
+        """Begins the sequence `slot` with the first `count` tokens of `source`. It shares their cells; nothing is computed."""
+        native.llama_memory_seq_cp(self._memory, source, slot, 0, count)
 
     def open_sampler(self, prompt: Prompt, grammar: str | None) -> Sampler:
         """A sampler for one generation; the caller closes it. Raises GenerationFailed if the library cannot use the grammar."""
@@ -180,12 +189,13 @@ class Context:
 def _new_context(model: Model, slots: int, cells: int) -> int | None:
     parameters = native.llama_context_default_params()
     parameters.n_ctx = cells
-    parameters.n_seq_max = slots
+    parameters.n_seq_max = min(slots + HEADS_MAX, native.llama_max_parallel_sequences())
     parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
     # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
     parameters.n_batch = parameters.n_ubatch = slots + TOKENS_PER_STEP
-    # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary).
-    parameters.n_outputs_max = slots
+    # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary). With less than
+    # one for each sequence the library ends the process.
+    parameters.n_outputs_max = parameters.n_seq_max
     parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
     return native.llama_init_from_model(model.handle, parameters) or None
 

@@ -1,7 +1,8 @@
 """Decides what the model computes next, so that several answers grow at once. No threads, no clock, no event loop here.
 
 An answer is a list of tokens, of which the first few are already fed to the model. While it grows, one is left to feed; while
-its prompt is being read, more are. That one rule covers reading, growing, and starting over after an eviction.
+its prompt is being read, more are. That one rule covers reading, growing, and starting over after an eviction. A head, which
+several prompts begin with, is read in the same way, by itself, and then copied to each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sentinel.errors import GenerationFailed
+from worker.llama_heads import Head, Heads
 from worker.llama_jobs import Job, News
 from worker.llama_step import PREFILL_TOKENS_MIN, TOKENS_PER_STEP, Decoded, Share
 from worker.stop_strings import StopStrings
@@ -35,8 +37,10 @@ class Answer:
     sampler: Sampler
     prompt_tokens: int
     tokens: list[int]
+    head_tokens: tuple[int, ...] = ()
     slot: int | None = None
     fed: int = 0
+    head: Head | None = None
     text: Utf8Pieces = attrs.field(factory=Utf8Pieces, init=False)
     stops: StopStrings = attrs.field(init=False)
 
@@ -49,6 +53,16 @@ class Answer:
         return self.prompt_tokens + self.job.prompt.tokens_max
 
     @property
+    def cells_own(self) -> int:
+        """The part of that which it does not share."""
+        return self.cells_max - (len(self.head.tokens) if self.head else 0)
+
+    @property
+    def awaits_head(self) -> bool:
+        """Whether its head has to be read first."""
+        return self.head is not None and self.head.left_to_feed > 0
+
+    @property
     def completion_tokens(self) -> int:
         """How much of it the model has written."""
         return len(self.tokens) - self.prompt_tokens
@@ -57,6 +71,9 @@ class Answer:
     def left_to_feed(self) -> int:
         """Tokens that the model has yet to read before it can write the next."""
         return len(self.tokens) - self.fed
+
+
+Portion = tuple[Answer | Head, Share]
 
 
 class Scheduler:
@@ -68,6 +85,7 @@ class Scheduler:
         self._context = context
         self._waiting: deque[Answer] = deque()
         self._active: dict[int, Answer] = {}  # by slot; the youngest last
+        self._heads = Heads(context)
         self._may_admit = True
 
     @property
@@ -89,11 +107,12 @@ class Scheduler:
                 self._news.append((job, News(self._count(job), finish_reason="counted")))
                 return
             tokens = self._tokenize(job)
+            head = self._model.tokenize([part for part in job.parts if part.is_head])
             sampler = self._context.open_sampler(job.prompt, job.grammar)
         except GenerationFailed as error:
             self._news.append((job, News(error=error)))
         else:
-            self._waiting.append(Answer(job, sampler, len(tokens), tokens))
+            self._waiting.append(Answer(job, sampler, len(tokens), tokens, tuple(head)))
 
     def step(self) -> None:
         """
@@ -148,38 +167,56 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and self._may_admit and len(self._active) < self._context.slots:
-            reserved = sum(answer.cells_max for answer in self._active.values())
-            if reserved + self._waiting[0].cells_max > self._context.cells:
+            if not self._make_room(self._waiting[0]):
                 return  # and none that came later goes before it, or a long prompt would never be read
             answer = self._waiting.popleft()
             answer.slot = next(slot for slot in range(self._context.slots) if slot not in self._active)
+            answer.head = self._heads.join(answer.head_tokens)
             self._active[answer.slot] = answer
+            self._copy_head(answer)
 
-    def _choose_portions(self) -> list[tuple[Answer, Share]]:
-        reading = {slot: answer.left_to_feed for slot, answer in self._active.items() if answer.left_to_feed > 1}
-        budget = max(TOKENS_PER_STEP - (len(self._active) - len(reading)), PREFILL_TOKENS_MIN)
-        counts = _divide(budget, reading)
-        portions = []
-        for slot, answer in self._active.items():
-            answer.job.is_prefilling = slot in reading
-            if count := counts.get(slot, 1):
-                end = answer.fed + count
-                share = Share(slot, answer.fed, answer.tokens[answer.fed : end], end == len(answer.tokens))
-                portions.append((answer, share))
-        return portions
+    def _make_room(self, answer: Answer) -> bool:
+        head = self._heads.find(answer.head_tokens)
+        wanted = answer.cells_max - (len(head.tokens) if head else 0)
+        taken = self._heads.cells + sum(active.cells_own for active in self._active.values())
+        return self._heads.free(taken + wanted - self._context.cells, but=head)
 
-    def _feed(self, portions: list[tuple[Answer, Share]]) -> None:
+    def _copy_head(self, answer: Answer) -> None:
+        if answer.head is not None and not answer.awaits_head and answer.slot is not None:
+            answer.fed = len(answer.head.tokens)
+            self._context.copy(answer.head.slot, answer.slot, answer.fed)
+
+    def _choose_portions(self) -> list[Portion]:
+        active = [answer for answer in self._active.values() if not answer.awaits_head]
+        reading: list[Answer | Head] = [*self._heads.unread(), *(answer for answer in active if answer.left_to_feed > 1)]
+        growing = [answer for answer in active if answer.left_to_feed == 1]
+        for answer in self._active.values():
+            answer.job.is_prefilling = answer.left_to_feed > 1
+        budget = max(TOKENS_PER_STEP - len(growing), PREFILL_TOKENS_MIN)
+        counts = _divide(budget, {one.slot: one.left_to_feed for one in reading})
+        portions: list[Portion] = [(one, _share(one, 1)) for one in growing]
+        return portions + [(one, _share(one, counts[one.slot])) for one in reading if counts[one.slot]]
+
+    def _feed(self, portions: list[Portion]) -> None:
         result, rows = self._context.decode([share for _, share in portions])
         if result is Decoded.DONE:
-            for (answer, share), row in zip(portions, rows, strict=True):
-                answer.fed += len(share.tokens)
-                if share.is_answered:
-                    self._grow(answer, row)
+            for (reader, share), row in zip(portions, rows, strict=True):
+                reader.fed += len(share.tokens)
+                if isinstance(reader, Head):
+                    self._copy_to_all(reader)
+                elif share.is_answered:
+                    self._grow(reader, row)
         elif result is Decoded.NO_ROOM:
             self._evict_youngest()
         elif result is Decoded.INVALID:
             self._feed_one_by_one(portions)
         # If it was ABORTED, one of the jobs was withdrawn: the next step is without it and feeds the others the same again.
+
+    def _copy_to_all(self, head: Head) -> None:
+        if not head.left_to_feed:
+            for answer in self._active.values():
+                if answer.head is head:
+                    self._copy_head(answer)
 
     def _grow(self, answer: Answer, row: int) -> None:
         token = answer.sampler.choose(row)
@@ -196,23 +233,29 @@ class Scheduler:
 
     def _evict_youngest(self) -> None:
         """What it has written so far is read again, as if it were its prompt, when there is room."""
+        if self._heads.free(1):
+            return  # heads that nobody uses go first
         youngest = list(self._active.values())[-1]
         if len(self._active) == 1:
             self._fail(youngest, "The model's context has no room for this prompt.")
             return
         self._vacate(youngest)
-        youngest.fed = 0
         self._waiting.appendleft(youngest)
         self._may_admit = False  # until somebody leaves; or it would come back to where there was no room
 
-    def _feed_one_by_one(self, portions: list[tuple[Answer, Share]]) -> None:
+    def _feed_one_by_one(self, portions: list[Portion]) -> None:
         """Finds which one the model cannot take, which is a fault of ours; the others must not pay for it."""
         if len(portions) == 1:
-            self._fail(portions[0][0], "The model cannot read this prompt.")
+            self._fail_reader(portions[0][0])
             return
-        for answer, share in portions:
-            if self._active.get(share.slot) is answer:
-                self._feed([(answer, share)])
+        for reader, share in portions:
+            if isinstance(reader, Head) or self._active.get(share.slot) is reader:
+                self._feed([(reader, share)])
+
+    def _fail_reader(self, reader: Answer | Head) -> None:
+        users = [answer for answer in self._active.values() if answer.head is reader] if isinstance(reader, Head) else [reader]
+        for answer in users:
+            self._fail(answer, "The model cannot read this prompt.")
 
     def _fail(self, answer: Answer, detail: str) -> None:
         self._news.append((answer.job, News(error=GenerationFailed(detail))))
@@ -227,12 +270,21 @@ class Scheduler:
         assert answer.slot is not None
         self._context.forget(answer.slot)
         del self._active[answer.slot]
-        answer.slot = None
+        if answer.head is not None:
+            self._heads.leave(answer.head)
+        answer.slot, answer.head, answer.fed = None, None, 0
 
 
-def _divide(budget: int, wanted: Mapping[int, int]) -> dict[int, int]:
+def _share(reader: Answer | Head, count: int) -> Share:
+    assert reader.slot is not None
+    end = reader.fed + count
+    is_answered = isinstance(reader, Answer) and end == len(reader.tokens)
+    return Share(reader.slot, reader.fed, reader.tokens[reader.fed : end], is_answered)
+
+
+def _divide(budget: int, wanted: Mapping[int | None, int]) -> dict[int | None, int]:
     """What each gets: all that it wants, or else an equal part. So a short prompt does not wait for a long one."""
-    given = {}
+    given: dict[int | None, int] = {}
     for served, (slot, want) in enumerate(sorted(wanted.items(), key=itemgetter(1))):
         given[slot] = min(want, budget // (len(wanted) - served))
         budget -= given[slot]

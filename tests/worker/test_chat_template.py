@@ -104,3 +104,17 @@ def test_a_model_without_a_usable_template_is_unavailable(source, message):
     """A base model, or a template that does not compile, is reported when the engine starts."""
     with pytest.raises(ModelUnavailable, match=message):
         parts([user("x")], source)
+
+
+def test_the_head_ends_before_the_first_message_of_somebody_else():
+    """What the system says, and the template before it, is the head of a prompt: it is there again in the next one."""
+    from worker.chat_template import ChatTemplate
+
+    template = ChatTemplate.compile(CHATML, "<s>", "</s>")
+    system = {"role": "system", "content": "Be brief."}
+    heads = [
+        "".join(part.text for part in template.parts(messages) if part.is_head)
+        for messages in ([system, user("hi")], [system, user("ho"), user("hi")], [system], [user("hi")])
+    ]
+    head = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n"
+    assert heads == [head, head, "", "<|im_start|>user\n"]

@@ -87,10 +87,10 @@ async def test_a_missing_library_says_what_to_install(tmp_path):
 
 @pytest.mark.parametrize("slots", [0, -1, 257])
 async def test_a_wrong_number_of_slots_is_refused(tmp_path, slots):
-    """The library ends the process for more than 256 sequences; the engine refuses them before."""
+    """The library ends the process for more than 256 sequences, of which heads take 8; the engine refuses them before."""
     path = tmp_path / "model.gguf"
     path.write_bytes(HEADER)
-    assert "from 1 to 256 slots" in await refusal(path, slots)
+    assert "from 1 to 248 slots" in await refusal(path, slots)
 
 
 async def test_passive_waiting_is_refused(tmp_path, monkeypatch):

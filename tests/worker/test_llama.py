@@ -89,6 +89,22 @@ async def test_answers_are_the_same_alone_and_together():
     assert len({answer.text for answer in together}) == 4
 
 
+@pytest.mark.slow
+async def test_a_head_that_is_copied_gives_the_same_answers(decodes):
+    """Answers under one system prompt, which is read once, are those that an engine of one slot gives to each by itself."""
+    system = {"role": "system", "content": "You are a guide who knows each stone of the old town. " * 8}
+    prompts = [Prompt([system, {"role": "user", "content": question}], 16, 0.0) for question in QUESTIONS]
+    async with open_bundled() as engine:
+        together = await answers(engine, prompts)
+    read = sum(decode.tokens for decode in decodes)
+    alone = []
+    for one in prompts:
+        async with open_bundled(1) as engine:
+            alone.append(await engine.generate(one, ignore))
+    assert together == alone
+    assert read < sum(answer.prompt_tokens for answer in alone)
+
+
 async def test_progress_tells_the_text_as_it_appears():
     """The pieces are the text; the last count is the answer's; and the bound on tokens is kept and told."""
     heard: list[tuple[int, str]] = []

@@ -9,6 +9,7 @@ import pytest
 
 from sentinel.errors import GenerationFailed
 from worker.engine import Prompt
+from worker.llama_heads import HEADS_MAX
 from worker.llama_jobs import Job, News
 from worker.llama_slots import Scheduler
 from worker.llama_step import TOKENS_PER_STEP, Decoded, Share
@@ -19,6 +20,7 @@ END = 0
 @attrs.frozen
 class Text:
     text: str
+    is_head: bool = False
 
 
 class LetterModel:
@@ -50,14 +52,30 @@ class LetterSampler:
 
 
 class StrictContext:
-    """Holds what each slot was fed. It has room for `room` tokens, of the `cells` that it promises; a seed is a length."""
+    """
+    Holds what each slot was fed. It has room for `room` tokens, of the `cells` that it promises; a seed is a length.
+
+    A cell is an object of its own, which copies share, so that it can be seen how many are taken.
+    """
 
     def __init__(self, slots: int = 2, cells: int = 500, room: int | None = None, poison: str = "\x01") -> None:
         self.slots, self.cells, self.room, self.poison = slots, cells, room or cells, ord(poison)
-        self.fed: dict[int, list[int]] = {}
+        self.fed: dict[int, list[list[int]]] = {}
         self.samplers: set[LetterSampler] = set()
         self.decodes: list[list[Share]] = []
         self.abort_next = False
+
+    @property
+    def cells_taken(self) -> int:
+        return len({id(cell) for cells in self.fed.values() for cell in cells})
+
+    @property
+    def kept(self) -> int:
+        """How many slots of answers hold something."""
+        return sum(slot < self.slots for slot in self.fed)
+
+    def text(self, slot: int) -> str:
+        return "".join(chr(token) for (token,) in self.fed[slot])
 
     def open_sampler(self, prompt: Prompt, _grammar: str | None) -> LetterSampler:
         return LetterSampler(prompt.seed, self.samplers)
@@ -65,24 +83,30 @@ class StrictContext:
     def forget(self, slot: int) -> None:
         self.fed.pop(slot, None)
 
+    def copy(self, source: int, slot: int, count: int) -> None:
+        assert slot not in self.fed
+        assert len(self.fed[source]) >= count
+        self.fed[slot] = self.fed[source][:count]
+
     def decode(self, shares: Sequence[Share]) -> tuple[Decoded, list[int]]:
         self.decodes.append(list(shares))
         assert len({share.slot for share in shares}) == len(shares)
         assert all(share.tokens and share.position == len(self.fed.get(share.slot, [])) for share in shares)
+        assert sum(share.is_answered for share in shares) <= self.slots
         if self.abort_next:
             self.abort_next = False
             return Decoded.ABORTED, []
         if any(self.poison in share.tokens for share in shares):
             return Decoded.INVALID, []
-        if sum(map(len, self.fed.values())) + sum(len(share.tokens) for share in shares) > self.room:
+        if self.cells_taken + sum(len(share.tokens) for share in shares) > self.room:
             return Decoded.NO_ROOM, []
         for share in shares:
-            self.fed.setdefault(share.slot, []).extend(share.tokens)
+            self.fed.setdefault(share.slot, []).extend([token] for token in share.tokens)
         return Decoded.DONE, [0] * len(shares)
 
 
-def job(text: str = "hello", length: int = 5, tokens_max: int = 50, stop: Sequence[str] = ()) -> Job:
-    return Job((Text(text),), Prompt([], tokens_max, 0.0, length, stop=stop))
+def job(text: str = "hello", length: int = 5, tokens_max: int = 50, stop: Sequence[str] = (), head: str = "") -> Job:
+    return Job((Text(head, is_head=True), Text(text)), Prompt([], tokens_max, 0.0, length, stop=stop))
 
 
 def run(context: StrictContext, *jobs: Job, steps_max: int = 500) -> dict[Job, tuple[str, News]]:
@@ -259,3 +283,108 @@ def test_tokens_are_counted_without_a_slot():
     for one in (job(), *counts):
         scheduler.submit(one)
     assert [(one, news.prompt_tokens) for one, news in scheduler.take_news()] == [(counts[0], 7), (counts[1], 501)]
+
+
+HEAD = "You are a helpful letter machine. "
+
+
+def test_a_head_is_read_once():
+    """Jobs that begin alike read that part once, whether they come together or later, and answer as if each had read it."""
+    context = StrictContext(slots=3)
+    scheduler = Scheduler(LetterModel(), context)
+    jobs = [job(text, length=length, head=HEAD) for text, length in (("one", 5), ("two", 3), ("three", 4))]
+    for one in jobs:
+        scheduler.submit(one)
+    heard = finish(scheduler)
+    later = job("later", head=HEAD)
+    scheduler.submit(later)
+    heard |= finish(scheduler)
+    assert [heard[one][0] for one in (*jobs, later)] == ["abcde", "abc", "abcd", "abcde"]
+    assert {heard[one][1].prompt_tokens for one in jobs[:2]} == {len(HEAD) + 3}
+    read = [chr(token) for shares in context.decodes for share in shares for token in share.tokens]
+    assert read.count("Y") == 1
+    assert (context.kept, context.cells_taken) == (0, len(HEAD))
+
+
+def test_a_head_that_is_used_is_not_given_up():
+    """The room of heads that nobody uses is given to who needs it; of those in use it is counted once."""
+    context = StrictContext(slots=4, cells=200)
+    scheduler = Scheduler(LetterModel(), context)
+    for letter in "ABC":
+        scheduler.submit(job("x", length=3, tokens_max=10, head=letter * 50))
+        finish(scheduler)
+    assert context.cells_taken == 150
+    for text in ("one", "two", "three"):
+        scheduler.submit(job(text, length=9, tokens_max=25, head="C" * 50))
+    scheduler.step()
+    assert context.kept == 3
+    assert {context.text(slot)[:50] for slot in context.fed} == {"C" * 50, "B" * 50}
+    scheduler.submit(job("x" * 70, length=2, tokens_max=30))
+    finish(scheduler)
+    assert context.cells_taken <= 100
+
+
+def test_heads_that_begin_alike_share_the_beginning():
+    """A head that begins as another does is read from where they differ."""
+    context = StrictContext()
+    run(context, job("a", head=HEAD + "Be brief."), job("b", head=HEAD + "Be long."))
+    scheduler = Scheduler(LetterModel(), context)
+    assert scheduler.is_idle
+    context = StrictContext()
+    scheduler = Scheduler(LetterModel(), context)
+    for head in (HEAD + "Be brief.", HEAD + "Be long."):
+        scheduler.submit(job("a", head=head))
+        finish(scheduler)
+    assert sum(len(share.tokens) for shares in context.decodes for share in shares) < 2 * len(HEAD)
+
+
+def test_more_heads_than_places_are_answered():
+    """With all places of heads taken by heads in use, a job reads its own; afterwards the oldest is given up for a new one."""
+    context = StrictContext(slots=12, cells=2000)
+    jobs = [job("x", length=5, head=chr(65 + number) * 30) for number in range(12)]
+    heard = run(context, *jobs)
+    assert {heard[one][0] for one in jobs} == {"abcde"}
+    assert context.kept == 0
+    assert context.cells_taken == HEADS_MAX * 30
+
+
+def test_a_head_nobody_waits_for_is_dropped():
+    """When all who wait for a long head are gone, its reading stops and its cells are free; those of others are untouched."""
+    context = StrictContext(slots=3)
+    scheduler = Scheduler(LetterModel(), context)
+    waiting = [job("x", head="L" * 300), job("y", head="L" * 300)]
+    other = job(length=9)
+    for one in (*waiting, other):
+        scheduler.submit(one)
+    scheduler.step()
+    for one in waiting:
+        one.is_withdrawn = True
+    scheduler.take_news()
+    scheduler.step()
+    assert all("L" not in context.text(slot) for slot in context.fed)
+    assert finish(scheduler)[other][1].finish_reason == "stop"
+
+
+def test_a_head_that_the_model_cannot_read_fails_its_jobs():
+    """All jobs with an invalid head fail, and the others are answered."""
+    context = StrictContext(slots=4)
+    bad = [job("x", head="b\x01d" * 10), job("y", head="b\x01d" * 10)]
+    good = job("z", head=HEAD)
+    heard = run(context, *bad, good)
+    assert all(isinstance(heard[one][1].error, GenerationFailed) for one in bad)
+    assert heard[good][0] == "abcde"
+    assert context.samplers == set()
+
+
+def test_without_room_idle_heads_go_first():
+    """A memory that has less room than it said gives up heads before answers, and an evicted answer finds its head again."""
+    context = StrictContext(slots=2, cells=500, room=90)
+    scheduler = Scheduler(LetterModel(), context)
+    scheduler.submit(job("x", length=2, head="I" * 40))
+    finish(scheduler)
+    jobs = [job("one", length=20, head=HEAD), job("two", length=20, head=HEAD)]
+    for one in jobs:
+        scheduler.submit(one)
+    heard = finish(scheduler)
+    assert {heard[one][0] for one in jobs} == {"abcdefghijklmnopqrst"}
+    assert {context.text(slot) for slot in context.fed} == {HEAD}
