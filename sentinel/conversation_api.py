@@ -13,7 +13,7 @@ from sentinel.directory import DirectoryFollower
 from sentinel.errors import BadInput, MethodNotAllowed, NotFound
 from sentinel.http import Request, Response, json_response
 from sentinel.job_view import iso
-from sentinel.model import random_id
+from sentinel.model import JOBS_READ, JOBS_WRITE, random_id
 from sentinel.records import Store
 from sentinel.records.memory import Erasure, Held
 
@@ -44,7 +44,7 @@ class ConversationApi:
 
     async def show_erasure(self, request: Request, erasure_id: str) -> Response:
         """How far an erasure is."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_READ).tenant
         found = await self.store.read(self.store.record.find_erasure, erasure_id, tenant)
         if found is None:
             raise NotFound("There is no erasure of that id.")
@@ -52,7 +52,7 @@ class ConversationApi:
 
     async def release(self, request: Request, conversation: str) -> Response:
         """The model answers again in the conversation; asking again changes nothing."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_WRITE).tenant
         channel, source = _place(request)
         record = self.store.record
         released = await self.store.call(record.release, tenant, _name(conversation), channel, source)
@@ -60,7 +60,7 @@ class ConversationApi:
 
     async def list_held(self, request: Request) -> Response:
         """The chats in which a person answers, the longest first."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_READ).tenant
         held = await self.store.read(self.store.record.held, tenant)
         data = [
             {
@@ -75,7 +75,7 @@ class ConversationApi:
 
     async def _erase(self, request: Request, now: float, conversation: str | None = None, sender: str | None = None) -> Response:
         """202: what is kept of the conversation or the sender will be erased; the query may name one channel and source."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_WRITE).tenant
         channel, source = _place(request)
         _name(conversation or sender or "")
         erasure = Erasure(random_id(), tenant, conversation, sender, channel, source)

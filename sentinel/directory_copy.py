@@ -35,6 +35,7 @@ class DirectoryCopy:
             "tenants": sorted(directory.tenants),
             "sources": [attrs.asdict(source) for source in directory.sources.values()],
             "server_key_id": directory.server_key_id,
+            "disabled_tenants": sorted(directory.disabled_tenants),
             "keys": {key_hash: attrs.asdict(key) for key_hash, key in directory.keys.items()},
         }
         fresh = self.folder / f".{FILE}.{os.getpid()}"
@@ -60,4 +61,5 @@ class DirectoryCopy:
             sources={(source.channel, source.name): source for source in sources},
             keys=keys,
             server_key_id=content.get("server_key_id"),
+            disabled_tenants=frozenset(content.get("disabled_tenants", ())),
         )

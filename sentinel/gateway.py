@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -20,9 +20,10 @@ from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
+from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import log
-from sentinel.records import Store, is_served, open_record
+from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
 from sentinel.watch import Watch
@@ -119,7 +120,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         for each in (writer.record, reader.record, spool):
             if each is not None:
                 opened.callback(each.close)
-        directory, watch = DirectoryFollower(reader, copy=copy), Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
+        uses = KeyUses(reader)
+        bell = open_bell(settings.record, "directory")
+        opened.callback(bell.close if bell else lambda: None)
+        directory = DirectoryFollower(reader, copy=copy, bell=bell, keyring=keyring, uses=uses)
+        watch = Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
         await directory.start()
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)
@@ -134,13 +139,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             health=Health(settings, reader, intake, keeper),
         )
         async with trio.open_nursery() as nursery:
-            for task in (directory, watch, keeper, offers):
+            for task in (directory, uses, watch, keeper, offers):
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:
                 commits.start_soon(intake.run)
                 yield gateway
                 intake.close()
+            with suppress(Unavailable):
+                await uses.write()
             nursery.cancel_scope.cancel()
 
 

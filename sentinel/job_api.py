@@ -17,7 +17,7 @@ from sentinel.http import Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_request import JobRequest, parse_job_request
 from sentinel.job_view import API_STATUS, iso, job_document
-from sentinel.model import API_CHANNEL, Job, NewJob, State, job_id, random_id
+from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, NewJob, State, job_id, random_id
 from sentinel.records import JobFilter, Store
 from sentinel.watch import Watch
 from sentinel.webhooks import check_media
@@ -42,7 +42,7 @@ class JobApi:
 
     async def submit(self, request: Request, now: float) -> Response:
         """202 with the job once it is kept; 200 with the finished job if `Prefer: wait` saw it end."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_WRITE).tenant
         check_media(request, ("application/json",))
         wanted = parse_job_request(request.body)
         job = _new_job(wanted, request, tenant, now)
@@ -61,14 +61,14 @@ class JobApi:
 
     async def show(self, request: Request, job_id: str) -> Response:
         """The job in whatever state it is; `Prefer: wait=N` waits for its end first."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_READ).tenant
         await self._find(job_id, tenant)
         waited = await self._wait(request, job_id, tenant)
         return json_response(200, await self._document(await self._find(job_id, tenant)), *waited)
 
     async def cancel(self, request: Request, job_id: str, now: float) -> Response:
         """The job after the request to stop it; asking again, or too late, changes nothing."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_WRITE).tenant
         job = await self.store.call(self.store.record.cancel, job_id, tenant, now)
         if job is None:
             raise NotFound("There is no job of that id.")
@@ -76,7 +76,7 @@ class JobApi:
 
     async def list_page(self, request: Request) -> Response:
         """The tenant's jobs, newest first, a page at a time."""
-        tenant = self.directory.authenticate(request).tenant
+        tenant = self.directory.authenticate(request, JOBS_READ).tenant
         wanted = await self._filter(request.parameters(), tenant)
         jobs = await self.store.read(self.store.record.list_jobs, attrs.evolve(wanted, limit=wanted.limit + 1))
         page = jobs[: wanted.limit]

@@ -14,6 +14,8 @@ from sentinel.secret import SecretMapping
 
 API_CHANNEL = "api"
 DEFAULT_TENANT = "default"
+JOBS_READ, JOBS_WRITE, ADMIN = SCOPES = ("jobs:read", "jobs:write", "admin")  # what a key may do
+DEFAULT_SCOPES = (JOBS_READ, JOBS_WRITE)
 
 
 class State(StrEnum):
@@ -43,12 +45,17 @@ class Metering(IntEnum):
 
 @attrs.frozen
 class Source:
-    """One place that webhooks come from: a bot, an app, an organisation. `settings` holds its secrets and is never printed."""
+    """
+    One place that webhooks come from: a bot, an app, an organisation. `settings` holds its secrets and is never printed.
+
+    Disabled, it takes no webhooks; what it took before is still answered.
+    """
 
     tenant: str
     channel: str
     name: str
     settings: Mapping[str, str] = attrs.field(factory=SecretMapping, converter=SecretMapping)
+    disabled_at: float | None = None
 
     def setting(self, key: str) -> str:
         """The setting's value, or "" when it is not set."""
@@ -56,14 +63,37 @@ class Source:
 
 
 @attrs.frozen
+class Tenant:
+    """Who shares this Sentinel. Disabled, its keys and sources are refused; its live jobs end as they would."""
+
+    name: str
+    created_at: float
+    disabled_at: float | None = None
+
+
+@attrs.frozen
 class Key:
-    """An API key as the record knows it: never the key itself, only the hash that finds it."""
+    """
+    An API key as the record knows it: never the key itself, only the hash that finds it.
+
+    `scopes` say what it may do; `replaces` is the id of the key that was rotated into it. `last_used_at` is written in batches, and
+    lies up to a minute and a half back.
+    """
 
     id: str
     tenant: str
     hint: str
     created_at: float
     revoked_at: float | None = None
+    name: str = ""
+    scopes: tuple[str, ...] = attrs.field(default=DEFAULT_SCOPES, converter=tuple)
+    expires_at: float | None = None
+    replaces: str | None = None
+    last_used_at: float | None = None
+
+    def is_live(self, now: float) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 @attrs.frozen

@@ -1,6 +1,7 @@
 """API keys: unguessable, recognisable, and never kept."""
 
 import hashlib
+import hmac
 import re
 import zlib
 from string import ascii_lowercase, ascii_uppercase, digits
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.edge.keys import hash_key, hint, is_well_formed, new_key
+from sentinel.edge.keys import every_hash, hash_key, hint, is_well_formed, keyed_hash, new_key, server_key_id_of
+from sentinel.sealing import ServerKey
 
 
 def test_a_new_key():
@@ -55,8 +57,19 @@ def test_not_a_key(key):
     assert not is_well_formed(key)
 
 
-def test_only_the_hash_is_kept():
-    """The hash is SHA-256, in hex."""
+def test_only_a_hash_is_kept():
+    """The hash is HMAC-SHA-256 under the server key, named with that key's id; of another server key it is another."""
+    one, other = ServerKey.of("a" * 32), ServerKey.of("b" * 32)
+    kept = keyed_hash("snt_x", one)
+    assert kept == f"hmac:{one.id}:{hmac.new(one.hashing_key, b'snt_x', 'sha256').hexdigest()}"
+    assert keyed_hash("snt_x", other).rpartition(":")[2] != kept.rpartition(":")[2]
+    assert (server_key_id_of(kept), server_key_id_of(hash_key("snt_x"))) == (one.id, "")
+
+
+def test_every_hash_that_may_have_been_kept():
+    """A key is looked for under each server key, and as the first version kept it: SHA-256, in hex."""
+    servers = [ServerKey.of("a" * 32), ServerKey.of("b" * 32)]
+    assert every_hash("snt_x", servers) == [*(keyed_hash("snt_x", server) for server in servers), hash_key("snt_x")]
     assert hash_key("snt_x") == hashlib.sha256(b"snt_x").hexdigest()
 
 

@@ -43,7 +43,7 @@ class Delivery:
             return None
         if (job.channel, job.source) not in self.directory.current.sources:
             await self.directory.refresh()
-        return self.directory.source(job.channel, job.source)
+        return self.directory.known_source(job.channel, job.source)
 
     def parts(self, job: Job, source: Source | None, text: str) -> list[str]:
         """The reply cut for its channel; none where there is nowhere to send it and the caller asks for the job instead."""

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any
 
+from sentinel.administration.tenants import check_tenant
 from sentinel.cli.output import print_json, print_table
-from sentinel.cli.tenants import check_tenant
 from sentinel.errors import BadInput
 from sentinel.job_view import iso
 from sentinel.model import DEFAULT_TENANT, Chat, random_id

@@ -24,6 +24,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def print_document(document: Mapping[str, Any]) -> None:
+    """One line per field."""
+    width = max(map(len, document), default=0)
+    for name, value in document.items():
+        print(f"{name:<{width}}  {visible(' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value)}".rstrip())
+
+
 def visible(value: Any) -> str:
     """The value as one line of text; control and bidirectional characters are shown, not obeyed."""
     text = "-" if value is None else str(value)

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sentinel.administration import check_name
+from sentinel.administration.tenants import check_tenant
 from sentinel.channels import SHARED_SETTINGS, Channel, channels, check_shared, find_channel
 from sentinel.cli.output import print_json, print_table
-from sentinel.cli.tenants import check_name, check_tenant
 from sentinel.errors import BadInput, Conflict
 from sentinel.model import DEFAULT_TENANT, Source
 from sentinel.records import configured_record

@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
+from sentinel.administration import check_name
+from sentinel.administration.tenants import check_tenant
 from sentinel.cli.output import print_json, print_table
-from sentinel.cli.tenants import check_name, check_tenant
 from sentinel.edge.plans import Terms, parse_terms, terms_text
 from sentinel.edge.quota import Account, Used, month_of
 from sentinel.edge.subscriptions import Status, Subscription, standing

@@ -1,72 +1,115 @@
-"""`sentinel tenants add`, `sentinel callbacks secret | allow`."""
+"""`sentinel tenants add | list | show | disable | enable | remove`, `sentinel callbacks secret | allow`."""
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
-import time
 from typing import Any
 
-from sentinel import standard_webhooks
-from sentinel.cli.output import print_json
-from sentinel.errors import BadInput, NotFound
+from sentinel.administration import tenants
+from sentinel.cli.acting import administrator
+from sentinel.cli.output import print_document, print_json, print_table
 from sentinel.model import DEFAULT_TENANT
-from sentinel.records import Record, configured_record
 from sentinel.settings import Settings
+
+COLUMNS = ("name", "created_at", "disabled_at", "sources", "keys", "networks")
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    tenants = commands.add_parser("tenants", help="who shares this Sentinel").add_subparsers(metavar="COMMAND", required=True)
-    add = tenants.add_parser("add", help="add a tenant")
-    add.add_argument("name")
-    add.set_defaults(run=run_add)
+    family = commands.add_parser("tenants", help="who shares this Sentinel").add_subparsers(metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("add", run_add, "add a tenant"),
+        ("show", run_show, "show a tenant, with what it has and how many of its jobs are alive"),
+        ("disable", run_disable, "refuse a tenant's keys and webhooks; its live jobs end as they would"),
+        ("enable", run_enable, "take them again"),
+        ("remove", run_remove, "remove a disabled tenant that has no live jobs, with its sources and keys"),
+    ):
+        command = family.add_parser(name, help=text)
+        command.add_argument("name")
+        command.add_argument("--json", action="store_true")
+        command.set_defaults(run=run)
+    listing = family.add_parser("list", help="show the tenants")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=run_list)
 
     callbacks = commands.add_parser("callbacks", help="how results reach callers").add_subparsers(metavar="COMMAND", required=True)
     secret = callbacks.add_parser("secret", help="show the secret that signs a tenant's callbacks")
-    secret.add_argument("--tenant", default=DEFAULT_TENANT)
-    secret.add_argument("--json", action="store_true")
     secret.set_defaults(run=run_secret)
     allow = callbacks.add_parser("allow", help="let a tenant's callbacks go to an inside network, also by plain http")
     allow.add_argument("network", help="such as 127.0.0.1/32")
-    allow.add_argument("--tenant", default=DEFAULT_TENANT)
     allow.set_defaults(run=run_allow)
-
-
-def check_tenant(record: Record, name: str) -> None:
-    """Raise NotFound unless the tenant was added."""
-    if name not in record.directory().tenants:
-        raise NotFound(f"There is no tenant {name!r}; add it with: sentinel tenants add {name}")
-
-
-def check_name(kind: str, name: str) -> None:
-    """Raise BadInput unless the name can stand in a URL and in a log line as it is."""
-    if not (name.isascii() and 1 <= len(name) <= 64 and name.replace("-", "").replace("_", "").replace(".", "").isalnum()):
-        raise BadInput(f"The {kind} name must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    for command in (secret, allow):
+        command.add_argument("--tenant", default=DEFAULT_TENANT)
+        command.add_argument("--json", action="store_true")
 
 
 def run_add(options: argparse.Namespace, settings: Settings) -> None:
     """Add the tenant; adding it again changes nothing."""
-    check_name("tenant", options.name)
-    added = configured_record(settings).add_tenant(options.name, time.time())
-    print(f"{'Added' if added else 'There is already a'} tenant {options.name}.")
+    admin = administrator(settings)
+    added = tenants.add(admin, options.name)
+    if options.json:
+        print_json(tenants.show(admin, options.name) | {"added": added})
+    else:
+        print(f"{'Added' if added else 'There is already a'} tenant {options.name}.")
+
+
+def run_list(options: argparse.Namespace, settings: Settings) -> None:
+    """Show the tenants."""
+    rows = tenants.listing(administrator(settings))
+    if options.json:
+        print_json(rows)
+        return
+    print_table([row | {"networks": " ".join(row["networks"])} for row in rows], COLUMNS, "There are no tenants.")
+
+
+def run_show(options: argparse.Namespace, settings: Settings) -> None:
+    """Show one tenant."""
+    document = tenants.show(administrator(settings), options.name)
+    print_json(document) if options.json else print_document(document)
+
+
+def run_disable(options: argparse.Namespace, settings: Settings) -> None:
+    """Disable it, and say what is still alive."""
+    _disable(options, settings, disabled=True)
+
+
+def run_enable(options: argparse.Namespace, settings: Settings) -> None:
+    """Enable it again."""
+    _disable(options, settings, disabled=False)
+
+
+def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool) -> None:
+    document = tenants.disable(administrator(settings), options.name, disabled=disabled)
+    if options.json:
+        print_json(document)
+    elif disabled:
+        alive = f"{document['live_jobs']} job(s) of it are alive and will end"
+        print(f"Tenant {options.name} is disabled: refused within 5 seconds. {alive}.")
+    else:
+        print(f"Tenant {options.name} is enabled.")
+
+
+def run_remove(options: argparse.Namespace, settings: Settings) -> None:
+    """Remove it."""
+    tenants.remove(administrator(settings), options.name)
+    if options.json:
+        print_json({"name": options.name, "removed": True})
+    else:
+        print(
+            f"Removed tenant {options.name}, its sources and keys. Its ended jobs stay until SENTINEL_RETENTION_DAYS have passed."
+        )
 
 
 def run_secret(options: argparse.Namespace, settings: Settings) -> None:
     """Show the secret; it is made on first use."""
-    record = configured_record(settings)
-    check_tenant(record, options.tenant)
-    secret = record.callback_secret(options.tenant, standard_webhooks.new_secret())
+    secret = tenants.callback_secret(administrator(settings), options.tenant).reveal()
     print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
 
 
 def run_allow(options: argparse.Namespace, settings: Settings) -> None:
     """Allow the network."""
-    try:
-        network = str(ipaddress.ip_network(options.network))
-    except ValueError:
-        raise BadInput(f"{options.network!r} is not a network such as 127.0.0.1/32.") from None
-    record = configured_record(settings)
-    check_tenant(record, options.tenant)
-    record.allow_network(options.tenant, network)
-    print(f"Callbacks of {options.tenant} may go to {network}, also by plain http.")
+    network = tenants.allow_network(administrator(settings), options.tenant, options.network)
+    if options.json:
+        print_json({"network": network, "tenant": options.tenant})
+    else:
+        print(f"Callbacks of {options.tenant} may go to {network}, also by plain http.")

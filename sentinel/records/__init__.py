@@ -191,6 +191,9 @@ class Record(DirectoryRecord, MemoryRecord, MeteringRecord, Protocol):
     def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
         """End a waiting job, or ask its worker to stop; an ended one stays as it is. The job as it then is, or None."""
 
+    def set_aside(self, job_id: str, reason: str, now: float) -> bool:
+        """Quarantine a job that nobody has begun, for a person to look at; False if it is in no such state."""
+
     def retry(self, job_id: str, now: float) -> bool:
         """Put a failed, cancelled or quarantined job back; False if it is in no such state or was never understood."""
 
@@ -267,10 +270,10 @@ class Record(DirectoryRecord, MemoryRecord, MeteringRecord, Protocol):
 
 
 class Bell(Protocol):
-    """Tells of new jobs. Blocks its thread; one thread at a time."""
+    """Tells of new jobs, or of a changed directory. Blocks its thread; one thread at a time."""
 
     def wait(self, seconds: float) -> bool:
-        """True when jobs arrive; False after `seconds`, though it may have been deaf. Raises Unavailable."""
+        """True when it rings; False after `seconds`, though it may have been deaf. Raises Unavailable."""
 
     def close(self) -> None:
         """Give the connection back."""
@@ -292,13 +295,13 @@ class Store:
         return await trio.to_thread.run_sync(method, *args, limiter=self.limiter, abandon_on_cancel=True)
 
 
-def open_bell(url: str) -> Bell | None:
-    """What rings for new jobs in that record; None where the only way is to look."""
+def open_bell(url: str, rings_for: str = "jobs") -> Bell | None:
+    """What rings for new jobs in that record, or for changes of its `directory`; None where the only way is to look."""
     if not is_served(url):
         return None
     from sentinel.records.postgres_bell import PostgresBell
 
-    return PostgresBell(url)
+    return PostgresBell(url, rings_for)
 
 
 def is_served(url: str) -> bool:

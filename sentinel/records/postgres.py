@@ -218,6 +218,9 @@ class PostgresRecord(SqlRecord):
 
     @contextmanager
     def _transaction(self, *, reading: bool = False, seconds: float | None = None) -> Iterator[None]:
+        if self._in_transaction():
+            yield
+            return
         with self._translated():
             self._begin_call(seconds)
             connection = self._open()

@@ -1,4 +1,7 @@
-"""Rings when PostgreSQL says that jobs have arrived. A pooler may make it deaf, so nobody should wait long for it."""
+"""Rings when PostgreSQL says that jobs have arrived, or that the directory has changed.
+
+A pooler may make it deaf, so nobody should wait long for it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ ANSWER_SECONDS_MAX = 1.0  # beyond what was to be waited for
 
 
 class PostgresBell:
-    """Listens to the channel that the trigger on `jobs` notifies, once per batch of new jobs."""
+    """Listens to the channel that triggers notify: on `jobs` once per batch of new jobs, on the directory once per change."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: str, rings_for: str = "jobs") -> None:
+        self._url, self._channel = url, f"sentinel_{rings_for}"
         self._connection: Connection | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Block until jobs arrive, True, or `seconds` passed. Raises Unavailable when the server cannot be asked."""
+        """Block until it rings, True, or `seconds` passed. Raises Unavailable when the server cannot be asked."""
         try:
             connection = self._listening()
             connection.deadline = time.monotonic() + seconds + ANSWER_SECONDS_MAX
@@ -40,5 +43,5 @@ class PostgresBell:
         if self._connection is None:
             self._connection = open_connection(self._url, ANSWER_SECONDS_MAX)
             self._connection.deadline = time.monotonic() + ANSWER_SECONDS_MAX
-            self._connection.execute("LISTEN sentinel_jobs")
+            self._connection.execute(f"LISTEN {self._channel}".encode())
         return self._connection

@@ -19,6 +19,7 @@ _NEW_JOB_FIELDS = (
 _FIELDS = tuple(field.name for field in attrs.fields(Job))
 _DOCUMENT_PLACES = tuple(_FIELDS.index(name) for name in _DOCUMENTS)
 _STATE, _INPUT = _FIELDS.index("state"), _FIELDS.index("input")
+_KEY_FIELDS = tuple(field.name for field in attrs.fields(Key))
 _STATES = {state.value: state for state in State}
 
 
@@ -85,7 +86,8 @@ def tokens(reply: Reply) -> int:
 
 def key(row: Any) -> Key:
     """The key of a row."""
-    return Key(row["id"], row["tenant"], row["hint"], row["created_at"], row["revoked_at"])
+    values = {name: row[name] for name in _KEY_FIELDS}
+    return Key(**values | {"scopes": row["scopes"].split()})
 
 
 def ending_step(ending: Ending, state: State) -> str:

@@ -111,6 +111,14 @@ class SqlRecord(SqlDirectory, SqlMemory):
         elif self._run("cancel_running", id=job_id, tenant=tenant, now=now):
             self._step(job_id, "cancel_requested", now)
 
+    def set_aside(self, job_id: str, reason: str, now: float) -> bool:
+        with self._transaction():
+            if not self._run("set_aside", id=job_id, reason=reason, now=now):
+                return False
+            self._step(job_id, State.QUARANTINED, now, reason)
+            self._run("open_callback", id=job_id, now=now)
+            return True
+
     def retry(self, job_id: str, now: float) -> bool:
         with self._transaction():
             if not self._run("retry_ended", id=job_id, now=now):

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+import attrs
+
+from sentinel.edge.keys import keyed_hash, server_key_id_of
 from sentinel.keyring import Keyring
-from sentinel.model import Key, Source
+from sentinel.model import Key, Source, Tenant
 from sentinel.records import rows
-from sentinel.records.directory import Directory
+from sentinel.records.directory import AuditEntry, AuditFilter, Directory
 from sentinel.records.sql_metering import SqlMetering
 from sentinel.sealing import ServerKey, key_id_of, seal, unseal
+from sentinel.secret import Secret
 
 
 class SqlDirectory(SqlMetering):
     """The administering part of a record. Secrets are sealed on the way in and unsealed on the way out, with keys of `keyring`."""
 
     keyring: Keyring
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return self._transaction()
 
     def directory_version(self) -> int:
         return int(self._one("directory_version")["version"])
@@ -40,11 +48,12 @@ class SqlDirectory(SqlMetering):
             callback_secrets={row["name"]: self._callback_secret(row) for row in tenants if row["callback_secret"]},
             server_key_id=server_key["id"] if server_key else None,
             subscriptions=subscriptions,
+            disabled_tenants=frozenset(row["name"] for row in tenants if row["disabled_at"] is not None),
         )
 
     def _source(self, row: Any) -> Source:
         settings = unseal(row["settings"], self.keyring.find, _source_owner(row["tenant"], row["channel"], row["name"]))
-        return Source(row["tenant"], row["channel"], row["name"], rows.decode(settings))
+        return Source(row["tenant"], row["channel"], row["name"], rows.decode(settings), row["disabled_at"])
 
     def _callback_secret(self, row: Any) -> str:
         return unseal(row["callback_secret"], self.keyring.find, _callback_owner(row["name"]))
@@ -56,10 +65,30 @@ class SqlDirectory(SqlMetering):
         with self._transaction():
             return bool(self._run("add_tenant", name=name, now=now))
 
+    def tenants(self) -> list[Tenant]:
+        return [Tenant(row["name"], row["created_at"], row["disabled_at"]) for row in self._all("tenants")]
+
+    def disable_tenant(self, name: str, at: float | None) -> bool:
+        with self._transaction():
+            return bool(self._run("disable_tenant", name=name, at=at))
+
+    def remove_tenant(self, name: str) -> bool:
+        with self._transaction():
+            for belongings in ("subscriptions", "sources", "keys", "networks"):
+                self._run(f"remove_tenant_{belongings}", name=name)
+            return bool(self._run("remove_tenant", name=name))
+
+    def live_jobs(self, tenant: str, channel: str | None = None, source: str | None = None) -> int:
+        return int(self._one("live_jobs", tenant=tenant, channel=channel, source=source)["jobs"])
+
     def put_source(self, source: Source, now: float) -> bool:
         with self._transaction():
             values = {"tenant": source.tenant, "settings": _sealed(source, self._key_in_force()), "now": now}
             return bool(self._run("put_source", channel=source.channel, name=source.name, **values))
+
+    def disable_source(self, source: Source, at: float | None) -> bool:
+        with self._transaction():
+            return bool(self._run("disable_source", channel=source.channel, name=source.name, at=at))
 
     def remove_source(self, source: Source) -> bool:
         with self._transaction():
@@ -67,11 +96,35 @@ class SqlDirectory(SqlMetering):
 
     def add_key(self, key: Key, key_hash: str, now: float) -> None:
         with self._transaction():
-            self._run("add_key", id=key.id, tenant=key.tenant, hash=key_hash, hint=key.hint, now=now)
+            values = attrs.asdict(key, recurse=False) | {"scopes": " ".join(key.scopes), "hash": key_hash, "now": now}
+            self._run("add_key", **values)
+
+    def keep_key(self, key: Key, text: Secret) -> None:
+        with self._transaction():
+            self.add_key(key, keyed_hash(text.reveal(), self._key_in_force()), key.created_at)
 
     def revoke_key(self, key_id: str, now: float) -> bool:
         with self._transaction():
             return bool(self._run("revoke_key", id=key_id, now=now))
+
+    def expire_key(self, key_id: str, at: float) -> bool:
+        with self._transaction():
+            return bool(self._run("expire_key", id=key_id, at=at))
+
+    def note_key_uses(self, uses: Mapping[str, float], hashes: Mapping[str, str]) -> None:
+        with self._transaction():
+            for key_id, at in uses.items():
+                self._run("use_key", id=key_id, at=at)
+            for key_id, key_hash in hashes.items():
+                self._run("rehash_key", id=key_id, hash=key_hash)
+
+    def write_audit(self, entry: AuditEntry) -> None:
+        with self._transaction():
+            self._run("add_audit", **attrs.asdict(entry, recurse=False) | {"detail": rows.encode(entry.detail)})
+
+    def audit(self, wanted: AuditFilter) -> list[AuditEntry]:
+        found = self._all("audit", **attrs.asdict(wanted))
+        return [AuditEntry(**dict(row) | {"detail": rows.decode(row["detail"])}) for row in found]
 
     def callback_secret(self, tenant: str, candidate: str) -> str:
         with self._transaction():
@@ -92,7 +145,8 @@ class SqlDirectory(SqlMetering):
 
     def server_key_uses(self) -> Mapping[str, int]:
         with self._transaction(reading=True):
-            return Counter(key_id_of(text) or "none" for text in self._secret_texts())
+            keys = [server_key_id_of(row["hash"]) for row in self._all("keys") if row["revoked_at"] is None]
+            return Counter(key_id or "none" for key_id in [*map(key_id_of, self._secret_texts()), *keys])
 
     def seal_secrets(self) -> int:
         with self._transaction():

@@ -49,7 +49,13 @@ class SqliteFile:
 
     @contextmanager
     def transaction(self, *, reading: bool = False) -> Iterator[None]:
-        """All or nothing. A writing one takes the lock at once: a deferred one could fail half-way with SQLITE_BUSY_SNAPSHOT."""
+        """
+        All or nothing; inside another, a part of that. A writing one takes the lock at once: a deferred one could fail half-way
+        with SQLITE_BUSY_SNAPSHOT.
+        """
+        if self.connection.in_transaction:
+            yield
+            return
         with translated():
             self.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
             try:

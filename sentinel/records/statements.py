@@ -13,7 +13,11 @@ class Statements(ABC):
 
     @abstractmethod
     def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:
-        """All or nothing; `reading` means one snapshot for all that is read and no writing."""
+        """
+        All or nothing; `reading` means one snapshot for all that is read and no writing.
+
+        In a transaction it is a part of it: then there is no snapshot of its own.
+        """
 
     @abstractmethod
     def _run(self, name: str, /, **values: Any) -> int:

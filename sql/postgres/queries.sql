@@ -88,6 +88,11 @@ WHERE sequence IN (SELECT sequence FROM locked) AND tenant = :tenant AND state I
 -- name: cancel_running
 UPDATE jobs SET cancel_at = :now WHERE id = :id::uuid AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
 
+-- name: set_aside
+WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q)
+UPDATE jobs SET state = 'quarantined', finished_at = :now, last_error = :reason
+WHERE sequence IN (SELECT sequence FROM locked) AND state IN ('scheduled', 'queued')
+
 -- name: retry_ended
 WITH back AS (
     UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL
@@ -335,62 +340,6 @@ DELETE FROM jobs WHERE id = ANY(ARRAY(
 
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
-
--- name: directory_version
-SELECT version FROM directory_version
-
--- name: server_key
-SELECT id FROM server_key
-
--- name: hold_server_key
--- To seal with it: nobody makes another the one in force meanwhile.
-SELECT id FROM server_key FOR SHARE
-
--- name: add_server_key
-INSERT INTO server_key(only_row, id) VALUES (1, :id) ON CONFLICT DO NOTHING
-
--- name: change_server_key
-UPDATE server_key SET id = :id
-
--- name: tenants
-SELECT name, callback_secret FROM tenants ORDER BY name
-
--- name: add_tenant
-INSERT INTO tenants(name, created_at) VALUES (:name, :now) ON CONFLICT DO NOTHING
-
--- name: set_callback_secret
-UPDATE tenants SET callback_secret = :secret WHERE name = :tenant AND callback_secret IS NULL
-
--- name: reseal_callback_secret
-UPDATE tenants SET callback_secret = :secret WHERE name = :tenant
-
--- name: sources
-SELECT tenant, channel, name, settings FROM sources ORDER BY channel, name
-
--- name: put_source
-INSERT INTO sources(channel, name, tenant, settings, created_at) VALUES (:channel, :name, :tenant, :settings, :now)
-ON CONFLICT(channel, name) DO UPDATE SET settings = :settings WHERE sources.tenant = :tenant
-
--- name: reseal_source
-UPDATE sources SET settings = :settings WHERE channel = :channel AND name = :name
-
--- name: remove_source
-DELETE FROM sources WHERE channel = :channel AND name = :name AND tenant = :tenant
-
--- name: keys
-SELECT id, tenant, hash, hint, created_at, revoked_at FROM keys ORDER BY created_at
-
--- name: add_key
-INSERT INTO keys(id, tenant, hash, hint, created_at) VALUES (:id, :tenant, :hash, :hint, :now)
-
--- name: revoke_key
-UPDATE keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
-
--- name: networks
-SELECT tenant, network FROM allowed_networks ORDER BY tenant, network
-
--- name: allow_network
-INSERT INTO allowed_networks(tenant, network) VALUES (:tenant, :network) ON CONFLICT DO NOTHING
 
 -- name: unpark
 -- A safety net: what waits although nothing is in its way. It finds nothing, or there is a fault elsewhere.

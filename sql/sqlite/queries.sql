@@ -74,6 +74,10 @@ WHERE id = :id AND tenant = :tenant AND state IN ('scheduled', 'queued')
 -- name: cancel_running
 UPDATE jobs SET cancel_at = :now WHERE id = :id AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
 
+-- name: set_aside
+UPDATE jobs SET state = 'quarantined', finished_at = :now, last_error = :reason
+WHERE id = :id AND state IN ('scheduled', 'queued')
+
 -- name: retry_ended
 UPDATE jobs SET state = 'queued', waits = 0, attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL,
                 last_error = NULL
@@ -249,59 +253,3 @@ DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AN
 
 -- name: prune_workers
 DELETE FROM workers WHERE dead_at < :before
-
--- name: directory_version
-SELECT version FROM directory_version
-
--- name: server_key
-SELECT id FROM server_key
-
--- name: hold_server_key
--- To seal with it: nobody makes another the one in force meanwhile.
-SELECT id FROM server_key
-
--- name: add_server_key
-INSERT INTO server_key(only_row, id) VALUES (1, :id) ON CONFLICT DO NOTHING
-
--- name: change_server_key
-UPDATE server_key SET id = :id
-
--- name: tenants
-SELECT name, callback_secret FROM tenants ORDER BY name
-
--- name: add_tenant
-INSERT INTO tenants(name, created_at) VALUES (:name, :now) ON CONFLICT DO NOTHING
-
--- name: set_callback_secret
-UPDATE tenants SET callback_secret = :secret WHERE name = :tenant AND callback_secret IS NULL
-
--- name: reseal_callback_secret
-UPDATE tenants SET callback_secret = :secret WHERE name = :tenant
-
--- name: sources
-SELECT tenant, channel, name, settings FROM sources ORDER BY channel, name
-
--- name: put_source
-INSERT INTO sources(channel, name, tenant, settings, created_at) VALUES (:channel, :name, :tenant, :settings, :now)
-ON CONFLICT(channel, name) DO UPDATE SET settings = :settings WHERE tenant = :tenant
-
--- name: reseal_source
-UPDATE sources SET settings = :settings WHERE channel = :channel AND name = :name
-
--- name: remove_source
-DELETE FROM sources WHERE channel = :channel AND name = :name AND tenant = :tenant
-
--- name: keys
-SELECT id, tenant, hash, hint, created_at, revoked_at FROM keys ORDER BY created_at
-
--- name: add_key
-INSERT INTO keys(id, tenant, hash, hint, created_at) VALUES (:id, :tenant, :hash, :hint, :now)
-
--- name: revoke_key
-UPDATE keys SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
-
--- name: networks
-SELECT tenant, network FROM allowed_networks ORDER BY tenant, network
-
--- name: allow_network
-INSERT INTO allowed_networks(tenant, network) VALUES (:tenant, :network) ON CONFLICT DO NOTHING

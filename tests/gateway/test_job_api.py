@@ -10,12 +10,14 @@ import attrs
 import pytest
 import trio
 
+from sentinel.edge.keys import new_key
 from sentinel.errors import Unavailable
 from sentinel.gateway import Gateway
 from sentinel.http import Request
-from sentinel.model import API_CHANNEL, Job, NewJob, State
+from sentinel.model import API_CHANNEL, Job, Key, NewJob, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, Progress, Record, Reply, Store
+from sentinel.secret import Secret
 from tests.gateway.wire import Answer, Api, answer_of
 
 RESULT = {"output_text": "Hi.", "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
@@ -147,6 +149,25 @@ class TestSubmit:
         for body, name in INVALID:
             check_problem(await api.call("POST", "/v1/jobs", body), 400, name)
         assert count_jobs() == 0
+
+    async def test_scopes(self, api: Api, gateway: Gateway, record: Record, count_jobs: Any):
+        """A key may only what its scopes say; what it may not is 403 and changes nothing."""
+        job_id, before = await api.submit(), count_jobs()
+        for scopes, refused in ((("jobs:read",), ("POST",)), (("jobs:write",), ("GET",)), (("admin",), ("POST", "GET"))):
+            text = new_key()
+            record.keep_key(Key(f"key_{scopes[0]}", "default", "", 0, scopes=scopes), Secret(text))
+            await gateway.directory.refresh()
+            limited = Api(gateway, text)
+            for method, path in (
+                ("POST", "/v1/jobs"),
+                ("POST", f"/v1/jobs/{job_id}/cancel"),
+                ("GET", "/v1/jobs"),
+                ("GET", f"/v1/jobs/{job_id}"),
+            ):
+                if method in refused:
+                    check_problem(await limited.call(method, path, {"input": "x"} if method == "POST" else None), 403, "scope")
+        assert count_jobs() == before
+        assert record.find_job(job_id).state is State.QUEUED
 
     async def test_wrong_media(self, api: Api, count_jobs: Any):
         """A body that is not plain JSON by its own words is 415."""

@@ -1,0 +1,101 @@
+"""Tenants: added, disabled, removed once nothing of theirs is alive; and where the results of their jobs may go."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from sentinel import standard_webhooks
+from sentinel.administration import Administrator, check_name
+from sentinel.errors import BadInput, Conflict, NotFound
+from sentinel.job_view import iso
+from sentinel.model import DEFAULT_TENANT, Tenant
+from sentinel.records import Record
+from sentinel.records.directory import Directory
+from sentinel.secret import Secret
+
+
+def check_tenant(record: Record, name: str) -> Tenant:
+    """The tenant. Raises NotFound unless it was added."""
+    for tenant in record.tenants():
+        if tenant.name == name:
+            return tenant
+    raise NotFound(f"There is no tenant {name[:64]!r}; add it with: sentinel tenants add {name[:64]}")
+
+
+def listing(admin: Administrator) -> list[dict[str, Any]]:
+    """All tenants, by name."""
+    directory = admin.record.directory()
+    return [_document(admin, tenant, directory) for tenant in admin.record.tenants()]
+
+
+def show(admin: Administrator, name: str) -> dict[str, Any]:
+    """The tenant, with what it has and how many of its jobs are alive. Raises NotFound."""
+    document = _document(admin, check_tenant(admin.record, name), admin.record.directory())
+    return document | {"live_jobs": admin.record.live_jobs(name)}
+
+
+def add(admin: Administrator, name: str) -> bool:
+    """True if the tenant is new; adding it again changes nothing."""
+    check_name("tenant", name)
+    with admin.record.transaction():
+        added = admin.record.add_tenant(name, admin.now)
+        if added:
+            admin.note("tenant.added", f"tenant {name}", name)
+    return added
+
+
+def disable(admin: Administrator, name: str, *, disabled: bool = True) -> dict[str, Any]:
+    """Refuse the tenant's keys and webhooks, or take them again; its live jobs end as they would. The tenant as it then is."""
+    with admin.record.transaction():
+        check_tenant(admin.record, name)
+        if admin.record.disable_tenant(name, admin.now if disabled else None):
+            admin.note(f"tenant.{'disabled' if disabled else 'enabled'}", f"tenant {name}", name)
+    return show(admin, name)
+
+
+def remove(admin: Administrator, name: str) -> None:
+    """Remove a disabled tenant none of whose jobs is alive, with its sources and keys. Its ended jobs stay for the retention."""
+    with admin.record.transaction():
+        tenant = check_tenant(admin.record, name)
+        if name == DEFAULT_TENANT:
+            raise Conflict(f"The tenant {DEFAULT_TENANT} always exists.")
+        if tenant.disabled_at is None:
+            raise Conflict(f"Disable the tenant first, so that nothing new comes in: sentinel tenants disable {name}")
+        if live := admin.record.live_jobs(name):
+            raise Conflict(f"{live} job(s) of tenant {name} are alive; wait for their end, or cancel them.")
+        admin.record.remove_tenant(name)
+        admin.note("tenant.removed", f"tenant {name}", name)
+
+
+def callback_secret(admin: Administrator, name: str) -> Secret:
+    """The secret that signs the tenant's callbacks; it is made on first use. That it was shown is a line of the audit."""
+    with admin.record.transaction():
+        check_tenant(admin.record, name)
+        secret = admin.record.callback_secret(name, standard_webhooks.new_secret())
+        admin.note("callback_secret.shown", f"tenant {name}", name)
+    return Secret(secret)
+
+
+def allow_network(admin: Administrator, name: str, network: str) -> str:
+    """Let the tenant's callbacks go to the network, also by plain http. The network as it is kept; raises BadInput."""
+    try:
+        kept = str(ipaddress.ip_network(network))
+    except ValueError:
+        raise BadInput(f"{network[:64]!r} is not a network such as 127.0.0.1/32.") from None
+    with admin.record.transaction():
+        check_tenant(admin.record, name)
+        admin.record.allow_network(name, kept)
+        admin.note("network.allowed", f"tenant {name}", name, network=kept)
+    return kept
+
+
+def _document(admin: Administrator, tenant: Tenant, directory: Directory) -> dict[str, Any]:
+    return {
+        "name": tenant.name,
+        "created_at": iso(tenant.created_at),
+        "disabled_at": iso(tenant.disabled_at),
+        "sources": sum(source.tenant == tenant.name for source in directory.sources.values()),
+        "keys": sum(key.tenant == tenant.name and key.is_live(admin.now) for key in directory.keys.values()),
+        "networks": list(directory.networks.get(tenant.name, ())),
+    }

@@ -1,0 +1,35 @@
+"""Who acts from the command line, and how it is said what was done."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import time
+
+from sentinel.administration import Administrator
+from sentinel.errors import BadInput
+from sentinel.records import configured_record
+from sentinel.settings import Settings
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
+
+
+def administrator(settings: Settings) -> Administrator:
+    """The user of this command, at the record that the settings name."""
+    return Administrator(configured_record(settings), f"cli:{_user()}", time.time())
+
+
+def read_duration(text: str) -> float:
+    """The seconds of a number with a unit: 90s, 15m, 24h, 30d. Raises BadInput."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise BadInput(f"{text[:40]!r} is no duration such as 90s, 15m, 24h or 30d.")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return "unknown"
