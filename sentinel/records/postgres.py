@@ -20,7 +20,7 @@ from sentinel.errors import Unavailable
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
-from sentinel.records.postgres_connection import Connection, open_connection
+from sentinel.records.postgres_connection import Connection, open_connection, reason
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
 
@@ -312,7 +312,7 @@ class PostgresRecord(SqlRecord):
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
             if self._connection is not None and self._connection.broken:
                 self.close()
-            raise Unavailable(f"The record cannot be written or read now ({_first_line(error)}).") from error
+            raise Unavailable(f"The record cannot be written or read now ({reason(error)}).") from error
 
 
 def _leases(items: Sequence[Any]) -> dict[str, str]:
@@ -336,7 +336,3 @@ def _with_known_ids(statement: str, values: Mapping[str, Any]) -> dict[str, Any]
 
 def _is_uuid(text: str | None) -> bool:
     return text is not None and _UUID.fullmatch(text) is not None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

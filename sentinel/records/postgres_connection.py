@@ -12,6 +12,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from sentinel.name_lookup import NAMES, NameUnknown
 
+_REASON_MAX = 200
+# What the driver's words leave open.
+_PLAINER = {"certificate verify failed": "the server's has expired, or is not from an authority in sslrootcert"}
 CONNECT_SECONDS_MIN = 4  # libpq's own minimum is 2; a serverless database may have to wake first
 
 T = TypeVar("T")
@@ -74,3 +77,9 @@ def _addresses(host: str, deadline: float) -> list[dict[str, str]]:
     if host.startswith(("/", "@")):  # a socket of this machine
         return [{}]
     return [{"hostaddr": address} for address in NAMES.addresses(host, deadline - time.monotonic())]
+
+
+def reason(error: Exception) -> str:
+    """Why it failed, for a person: the first line that the driver says."""
+    words = str(error).strip().partition("\n")[0][:_REASON_MAX] or type(error).__name__
+    return next((f"{words}: {plainer}" for sign, plainer in _PLAINER.items() if sign in words), words)

@@ -3,47 +3,20 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import attrs
 import pytest
 
-from sentinel.chaos.servers import RedisServer, free_port, new_redis
 from sentinel.errors import Unavailable
-from tests.certificates import Authority, new_authority
+from tests.certificates import new_authority
 from tests.dispatch.conftest import users_command
+from tests.secured import SecuredRedis, secured_redis
 
 PATIENCE = 10.0  # handshakes take long on a machine that does much else
 
 
-@attrs.frozen
-class Secured:
-    """A Redis that speaks TLS, and whoever signs its certificates."""
-
-    server: RedisServer
-    authority: Authority
-    port: int
-
-    def present(self, **certificate: object) -> None:
-        """From now on it shows this certificate."""
-        self.authority.issue(self.server.folder, **certificate)
-        files = [str(self.server.folder / file) for file in ("server.crt", "server.key")]
-        assert self.server.ask("CONFIG", "SET", "tls-cert-file", files[0], "tls-key-file", files[1]).startswith("+OK")
-
-    def url(self, host: str = "localhost", user: str = "", **options: object) -> str:
-        given = {"ssl_ca_certs": self.authority.certificate} | options
-        return f"rediss://{user}{host}:{self.port}/0?" + "&".join(f"{name}={value}" for name, value in given.items())
-
-
 @pytest.fixture
-def secured(tmp_path: Path) -> Iterator[Secured]:
-    made = Secured(new_redis(), new_authority(tmp_path / "authority"), free_port())
-    try:
-        made.server.start()
-        made.present()
-        made.server.ask("CONFIG", "SET", "tls-auth-clients", "no")
-        assert made.server.ask("CONFIG", "SET", "tls-port", str(made.port)).startswith("+OK")
+def secured(tmp_path: Path) -> Iterator[SecuredRedis]:
+    with secured_redis(tmp_path / "authority") as made:
         yield made
-    finally:
-        made.server.remove()
 
 
 def test_tls_and_a_user(secured, connect):
