@@ -133,7 +133,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         gateway = Gateway(
             settings=settings,
             directory=directory,
-            webhooks=Webhooks(directory, intake),
+            webhooks=Webhooks(directory, intake, settings.text_characters_max),
             jobs=JobApi(directory, intake, reader, watch),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from sentinel.directory import DirectoryFollower
+from sentinel.edge.screening import SCREENED_CHARACTERS_MAX, screen
 from sentinel.errors import BadInput, KeyReused, NotFound, Unavailable
 from sentinel.http import Request, Response, json_response
 from sentinel.intake import Intake
@@ -20,7 +21,7 @@ from sentinel.job_view import API_STATUS, iso, job_document
 from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, NewJob, State, job_id, random_id
 from sentinel.records import JobFilter, Store
 from sentinel.watch import Watch
-from sentinel.webhooks import check_media
+from sentinel.webhooks import check_media, screening_option
 
 WAIT_SECONDS_MAX = 60
 LIST_LIMIT_MAX = 200
@@ -142,10 +143,15 @@ def _new_job(wanted: JobRequest, request: Request, tenant: str, now: float) -> N
         received_at=now,
         verified_by="api key",
         conversation=wanted.conversation,
-        options=wanted.options,
+        options={**wanted.options, **screening_option(screen(_said(wanted)))},
         fingerprint=hashlib.sha256(request.body).hexdigest(),
         priority=wanted.priority,
     )
+
+
+def _said(wanted: JobRequest) -> str:
+    """What the user said, the newest last."""
+    return "\n".join([message["content"] for message in wanted.input if message["role"] == "user"])[-SCREENED_CHARACTERS_MAX:]
 
 
 def _just_accepted(job: NewJob) -> dict[str, Any]:

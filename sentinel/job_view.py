@@ -40,6 +40,7 @@ def job_document(job: Job, queue_position: int | None = None, callback: Callback
         "progress": round(job.progress, 3),
         "result": dict(job.result) if job.result is not None else None,
         "error": _error(job),
+        "screening": job.options.get("screening"),
         "callback": _callback(job, callback),
         "metadata": job.options.get("metadata", {}),
         "status_url": f"/v1/jobs/{job.id}",

@@ -138,6 +138,9 @@ class Settings:
     body_seconds_max: float = _setting(
         10.0, _seconds, "seconds, more than 0 and at most 86400", "a body that takes longer to arrive gets 408"
     )
+    text_characters_max: int = _setting(
+        65_536, _count, "a whole number, at least 1", "characters of one message in a chat; a longer one waits for a person"
+    )
     requests_max: int = _setting(
         12_000, _count, "a whole number, at least 1", "requests taken at a time; more get 503 with Retry-After"
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import attrs
 
 from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
+from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
 from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, UnsupportedMedia
 from sentinel.http import Request, Response
 from sentinel.intake import Intake
@@ -23,6 +25,7 @@ class Webhooks:
 
     directory: DirectoryFollower
     intake: Intake
+    text_characters_max: int
 
     async def receive(self, request: Request, channel_name: str, source_name: str, now: float) -> Response:
         """The platform's acknowledgment once every item is kept, or the refusal in the platform's own shape."""
@@ -49,9 +52,57 @@ class Webhooks:
             log.info("webhook.ignored", channel=source.channel, source=source.name, items=received.ignored)
         if not received.events:
             return answer
-        jobs = [_new_job(event, source, proof, request, now) for event in received.events]
+        jobs = [self._new_job(event, source, proof, request, now) for event in received.events]
         created = await self.intake.accept(jobs)
+        for job in jobs:
+            if job.options:
+                log.info("job.screened", job=job.id, state=job.state, **job.options["screening"])
         return _with_ids(answer, jobs, created)
+
+    def _new_job(self, event: Event, source: Source, proof: str, request: Request, now: float) -> NewJob:
+        """The job of an event. What is suspicious, too long or not understood is kept like all others, and waits for a person."""
+        message = {"role": "user", "content": event.text}
+        if event.problem:
+            message = {"role": RAW_ROLE, "content": request.body.decode("utf-8", "replace").replace("\0", "\ufffd")}
+        found = screen(event.text)
+        state, reason = _first_state(event, found, source, self.text_characters_max)
+        merge = merge_seconds(source.settings) if event.conversation and state is State.QUEUED else 0.0
+        identity = event.identity or event.external_id or hashlib.sha256(request.body).hexdigest()
+        return NewJob(
+            id=job_id(source.tenant, source.channel, source.name, identity),
+            tenant=source.tenant,
+            channel=source.channel,
+            source=source.name,
+            external_id=event.external_id or identity,
+            input=(message,),
+            received_at=now,
+            verified_by=proof,
+            conversation=event.conversation or None,
+            sender=event.sender,
+            reply_to=event.reply_to,
+            options=screening_option(found),
+            state=State.SCHEDULED if merge else state,
+            last_error=reason,
+            run_at=now + merge if merge else None,
+        )
+
+
+def screening_option(found: Screening) -> dict[str, Any]:
+    """The screening as it is kept among a job's options; nothing if nothing was found."""
+    return {} if found is CLEAN else {"screening": {"score": found.score, "reasons": list(found.reasons)}}
+
+
+def _first_state(event: Event, found: Screening, source: Source, characters_max: int) -> tuple[State, str | None]:
+    """The state in which the job of an event begins, and why it is not simply queued."""
+    if event.problem:
+        return State.QUARANTINED, event.problem
+    if len(event.text) > characters_max:
+        return State.QUARANTINED, f"The message has {len(event.text)} characters; at most {characters_max} are given to the model."
+    wanted = action(found, source.settings)
+    if wanted is Action.TAKE:
+        return State.QUEUED, None
+    told = f"by screening: score {found.score:g} ({', '.join(found.reasons)})"
+    return (State.QUARANTINED, f"held {told}") if wanted is Action.HOLD else (State.CANCELLED, f"dropped {told}")
 
 
 def check_media(request: Request, content_types: tuple[str, ...]) -> None:
@@ -63,30 +114,6 @@ def check_media(request: Request, content_types: tuple[str, ...]) -> None:
     charset = request.header("content-type").lower().partition("charset=")[2].partition(";")[0].strip(' "')
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMedia("The charset must be UTF-8.")
-
-
-def _new_job(event: Event, source: Source, proof: str, request: Request, now: float) -> NewJob:
-    identity = event.identity or event.external_id or hashlib.sha256(request.body).hexdigest()
-    message = {"role": "user", "content": event.text}
-    merge = merge_seconds(source.settings) if event.conversation and not event.problem else 0.0
-    if event.problem:
-        message = {"role": RAW_ROLE, "content": request.body.decode("utf-8", "replace").replace("\0", "\ufffd")}
-    return NewJob(
-        id=job_id(source.tenant, source.channel, source.name, identity),
-        tenant=source.tenant,
-        channel=source.channel,
-        source=source.name,
-        external_id=event.external_id or identity,
-        input=(message,),
-        received_at=now,
-        verified_by=proof,
-        conversation=event.conversation or None,
-        sender=event.sender,
-        reply_to=event.reply_to,
-        state=State.QUARANTINED if event.problem else State.SCHEDULED if merge else State.QUEUED,
-        last_error=event.problem,
-        run_at=now + merge if merge else None,
-    )
 
 
 def _with_ids(answer: Response, jobs: list[NewJob], created: list[bool]) -> Response:

@@ -37,6 +37,7 @@ EXAMPLES = {
     "bodies_bytes_max": ("1000", 1000, COUNTS),
     "body_seconds_max": ("3", 3.0, SECONDS),
     "requests_max": ("7", 7, COUNTS),
+    "text_characters_max": ("7", 7, COUNTS),
     "intake_max": ("7", 7, COUNTS),
     "model": ("fake:5", "fake:5", ()),
     "slots": ("2", 2, COUNTS),

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from sentinel.edge.screening import threshold
 from sentinel.errors import BadInput, NotFound, SentinelError
 from sentinel.http import Request, Response, problem
 from sentinel.model import Event, Outgoing, Source, Verdict
@@ -36,6 +37,10 @@ SHARED_SETTINGS = (
     Setting("system_prompt", "what the model is told before every conversation"),
     Setting("merge_window", "seconds within which quick messages of one chat become one prompt", example="2.5"),
     Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
+    Setting("screening_hold_above", "a message that scores higher, from 0 to 1, waits for a person (default: none)", example="0.8"),
+    Setting(
+        "screening_drop_above", "a message that scores higher is acknowledged and never answered (default: none)", example="0.95"
+    ),
 )
 
 
@@ -65,6 +70,8 @@ def check_shared(values: Mapping[str, str]) -> None:
     """Raise BadInput for a value of a shared setting with which nothing could be done."""
     merge_seconds(values)
     is_on(values, "memory")
+    for key in ("screening_hold_above", "screening_drop_above"):
+        threshold(values, key)
 
 
 @attrs.frozen

@@ -134,6 +134,8 @@ def _say(options: argparse.Namespace, job: Job) -> None:
 def _print_story(document: dict[str, Any]) -> None:
     for name in ("id", "state", "tenant", "channel", "source", "external_id", "conversation", "attempt", "rescues", "last_error"):
         print(f"{name:<13} {visible(document[name])}")
+    if document["screening"]:
+        print(f"{'screening':<13} {document['screening']['score']:g}: {', '.join(document['screening']['reasons'])}")
     for message in document["input"]:
         print(f"{message['role']:<13} {visible(message['content'])[:500]}")
     if document["result"]:

@@ -54,7 +54,7 @@ def copy_line(job: NewJob, now: float) -> str:
     line = _escape("\0".join(known))
     if line.count("\0") != len(known) - 1:
         raise ValueError("A text with NUL cannot be kept.")
-    finished_at = repr(now) if job.state is State.QUARANTINED else None
+    finished_at = repr(now) if job.state.ended else None
     perhaps = [job.conversation, job.last_error, job.replay_of, finished_at]
     return "\t".join([line.replace("\0", "\t"), *["\\N" if text is None else _escape(text) for text in perhaps]]) + "\n"
 

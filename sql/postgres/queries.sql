@@ -14,7 +14,7 @@ SELECT id FROM jobs WHERE id = ANY(:ids::text[]::uuid[]) AND created_at = :now::
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
                  finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering)
 SELECT (value->>0)::uuid, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, (value->>7)::integer, value->>8,
-       (value->>9)::float8, :now, coalesce((value->>17)::float8, :now), CASE WHEN value->>8 = 'quarantined' THEN :now::float8 END, value->>10, value->>11, value->>12,
+       (value->>9)::float8, :now, coalesce((value->>17)::float8, :now), CASE WHEN value->>8 IN ('quarantined', 'cancelled') THEN :now::float8 END, value->>10, value->>11, value->>12,
        value->>13, value->>14, value->>15, value->>16, (value->>18)::smallint
 FROM json_array_elements(:rows::json) WITH ORDINALITY AS given(value, key) ORDER BY key
 ON CONFLICT (id) DO NOTHING RETURNING id

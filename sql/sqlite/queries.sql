@@ -10,7 +10,7 @@ INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender,
                  finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering, waits)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now,
        coalesce(value->>17, :now),
-       CASE WHEN value->>8 = 'quarantined' THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
+       CASE WHEN value->>8 IN ('quarantined', 'cancelled') THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
        value->>16, value->>18,
        value->>5 IS NOT NULL AND (
            row_number() OVER (PARTITION BY value->>5, value->>1, value->>2, value->>3 ORDER BY key) > 1

@@ -25,7 +25,7 @@ MADE_UP_ID = "6f1d8a3e-0000-4000-8000-000000000000"
 DOCUMENT = {
     *("id", "object", "status", "channel", "source", "external_id", "conversation", "attempt", "queue_position", "created_at"),
     *("run_at", "started_at", "finished_at", "cancel_requested_at", "progress", "result", "error", "callback", "metadata"),
-    *("status_url", "cancel_url"),
+    *("screening", "status_url", "cancel_url"),
 }
 LONG_URL = "https://receiver.example/" + "a" * 2048
 # A body that is refused, and what its refusal must name.

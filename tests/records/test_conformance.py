@@ -128,6 +128,25 @@ class TestAccept:
         assert bench.claim() == []
         assert not bench.record.retry(job_id, NOW)
 
+    @pytest.mark.parametrize("others", [0, 20])
+    def test_ended_from_the_start(self, bench, others):
+        """What was dropped is kept with the reason and never claimed, alone or in a big batch; a person can bring it back."""
+        dropped = new_job(state=State.CANCELLED, last_error="dropped", conversation="c")
+        bench.accept(dropped, *[new_job() for _ in range(others)])
+        job = bench.job(dropped.id)
+        assert (job.state, job.last_error, job.finished_at) == (State.CANCELLED, "dropped", NOW)
+        assert dropped.id not in [claim.job.id for claim in bench.claim(others + 1)]
+        assert bench.record.retry(dropped.id, NOW)
+        assert [claim.job.id for claim in bench.claim(1)] == [dropped.id]
+
+    def test_what_the_screening_found(self, bench):
+        """The screening of a job is a step of its story, and only of its own: metadata that looks alike is none."""
+        found = {"screening": {"score": 0.7, "reasons": ["forged_turn"]}}
+        marked, alike = bench.accept(new_job(options=found), new_job(options={"metadata": found}))
+        assert [step.step for step in bench.record.story(marked)] == ["received", "verified", "screened", "accepted"]
+        assert "forged_turn" in bench.record.story(marked)[2].detail
+        assert [step.step for step in bench.record.story(alike)] == ["received", "verified", "accepted"]
+
     def test_nothing(self, bench):
         """An empty batch is accepted."""
         assert bench.record.accept([], NOW) == []
