@@ -169,5 +169,13 @@ class SendFailed(SentinelError):
     """A request to the outside got no answer; another attempt may."""
 
 
+class HostRests(SendFailed):
+    """The receiver is left alone for a while; nothing was sent."""
+
+    def __init__(self, detail: str, seconds: float) -> None:
+        super().__init__(detail)
+        self.seconds = seconds
+
+
 class RefusedAddress(SentinelError):
     """A URL leads where Sentinel does not go; another attempt would not help."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from sentinel import payload
+from sentinel.edge.urls import URL_MAX, parse_url
 from sentinel.errors import BadInput
 
 MESSAGES_MAX = 200
 TOKENS_MAX = 8192
 CONVERSATION_MAX = 200
 METADATA_BYTES_MAX = 16_384
-URL_MAX = 2_048
 ROLES = ("system", "user", "assistant")
 FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory")
 
@@ -67,23 +66,16 @@ def _messages(given: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def _callback_url(given: Any) -> str | None:
-    """A URL that can be parsed in one way only; where it may lead is decided when it is called."""
+    """A URL that can be read in one way only; where it may lead is decided when it is called."""
     if given is None:
         return None
-    if (
-        not isinstance(given, str)
-        or not given.isascii()
-        or len(given) > URL_MAX
-        or any(c <= " " or c in '\\"<>^`{|}\x7f' for c in given)
-    ):
-        raise BadInput(f"callback_url must be a URL of at most {URL_MAX} plain ASCII characters.")
-    try:
-        parts = urlsplit(given)
-        valid = parts.scheme in ("https", "http") and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise BadInput("callback_url must be an absolute https URL (http only into an allowed network) without a user name.")
+    if not isinstance(given, str) or len(given) > URL_MAX:
+        raise BadInput(f"callback_url must be a URL of at most {URL_MAX} characters.")
+    if parse_url(given) is None:
+        raise BadInput(
+            "callback_url must be an absolute https URL (http only into an allowed network) in plain ASCII, "
+            "without user name and fragment."
+        )
     return given
 
 

@@ -17,7 +17,9 @@ import httpcore2
 import httpx2
 import trio
 
+from sentinel.bulkhead import Bulkhead
 from sentinel.edge.addresses import is_public, is_within
+from sentinel.edge.urls import Target, authority, parse_url
 from sentinel.errors import RefusedAddress, SendFailed
 from sentinel.model import Outgoing
 
@@ -45,21 +47,34 @@ class Outbound:
     seconds_max: float
     _client: httpx2.AsyncClient
     _tls: ssl.SSLContext
+    _bulkhead: Bulkhead = attrs.field(factory=Bulkhead)
 
-    async def send(self, outgoing: Outgoing, networks: Sequence[str] = ()) -> Answer:
+    async def send(self, outgoing: Outgoing, networks: Sequence[str] = (), tenant: str = "") -> Answer:
         """
         The answer to `outgoing`, whatever its status. `networks` are the inside networks that a guarded request may reach.
 
         Raises:
+            HostRests: nothing was sent, because this tenant's requests to that host fail or hang.
             SendFailed: no answer in time; the message says no more about the other side than "refused", "timed out" or "broken".
             RefusedAddress: the URL leads where a guarded request may not go, or no request can have this URL or these headers.
         """
+        async with self._bulkhead.enter(way(tenant, outgoing.url)):
+            return await self._send(outgoing, networks)
+
+    def resting(self) -> list[str]:
+        """The ways (see `way`) that are not to be tried now."""
+        return self._bulkhead.resting()
+
+    async def _send(self, outgoing: Outgoing, networks: Sequence[str]) -> Answer:
         try:
             with trio.fail_after(self.seconds_max):
                 if not outgoing.guarded:
                     return await _exchange(self._client, outgoing)
-                async with _guarded_client(outgoing, networks, self._tls) as client:
-                    return await _exchange(client, outgoing)
+                target = parse_url(outgoing.url)
+                if target is None:
+                    raise RefusedAddress("The URL is not an http or https URL that every program reads alike.")
+                async with _guarded_client(target, networks, self._tls) as client:
+                    return await _exchange(client, attrs.evolve(outgoing, url=target.url))
         except (trio.TooSlowError, httpx2.TimeoutException):
             raise SendFailed("The request timed out.") from None
         except httpx2.ConnectError:
@@ -68,6 +83,11 @@ class Outbound:
             raise RefusedAddress("The URL or a header cannot be used.") from None
         except httpx2.TransportError:
             raise SendFailed("The connection broke.") from None
+
+
+def way(tenant: str, url: str) -> str:
+    """The name of a tenant's way to a host: what a dead receiver is allowed to hold up."""
+    return f"{tenant} {authority(url)}"
 
 
 @asynccontextmanager
@@ -102,11 +122,9 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 @asynccontextmanager
-async def _guarded_client(outgoing: Outgoing, networks: Sequence[str], tls: ssl.SSLContext) -> AsyncIterator[httpx2.AsyncClient]:
+async def _guarded_client(target: Target, networks: Sequence[str], tls: ssl.SSLContext) -> AsyncIterator[httpx2.AsyncClient]:
     """A client for one request. Nothing is pooled: another tenant must not inherit a connection that it could not have opened."""
-    url = httpx2.URL(outgoing.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    backend = _GuardedBackend(networks, public_allowed=url.scheme == "https" and port in GUARDED_PORTS)
+    backend = _GuardedBackend(target, networks)
     transport = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
     # The transport takes no network backend of its own; the pool below it does, and that is where a name becomes an address.
     transport._pool = httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=backend, max_connections=1)  # noqa: SLF001
@@ -117,9 +135,9 @@ async def _guarded_client(outgoing: Outgoing, networks: Sequence[str], tls: ssl.
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Resolves, checks every address, and connects to the address that was checked: no gap for DNS rebinding."""
 
-    def __init__(self, networks: Sequence[str], *, public_allowed: bool) -> None:
-        self._networks = networks
-        self._public_allowed = public_allowed
+    def __init__(self, target: Target, networks: Sequence[str]) -> None:
+        self._target, self._networks = target, networks
+        self._public_allowed = target.scheme == "https" and target.port in GUARDED_PORTS
         self._sockets = httpcore2.TrioBackend()
 
     async def connect_tcp(
@@ -130,6 +148,8 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
+        if (host.lower(), port) != (self._target.host, self._target.port):
+            raise RefusedAddress("The URL was not read in one way only.")
         addresses = await _resolve(host, port)
         if not all(self._may_reach(address) for address in addresses):
             raise RefusedAddress("The URL leads to an address that is not public, or not by https on port 443 or 8443.")

@@ -241,7 +241,7 @@ class TestExchange:
             peer.script = script
             for outgoing in (Outgoing(peer.url, b""), guarded(peer.url)):
                 with pytest.raises(SendFailed, match=word) as caught:
-                    await outbound.send(outgoing, LOOPBACK)
+                    await outbound.send(outgoing, LOOPBACK, script.__name__)
                 assert "SSH" not in caught.value.detail
         for outgoing in (Outgoing("http://127.0.0.1:1/", b""), guarded("http://127.0.0.1:1/")):
             with pytest.raises(SendFailed, match="refused"):

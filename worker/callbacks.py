@@ -90,7 +90,9 @@ class Callbacks:
         secret = self.directory.current.callback_secrets.get(callback.tenant) or await self._make_secret(callback.tenant)
         outgoing = build_callback(job, callback.url, secret, time.time())
         try:
-            return judge(await self.outbound.send(outgoing, self.directory.current.networks.get(callback.tenant, ())))
+            return judge(
+                await self.outbound.send(outgoing, self.directory.current.networks.get(callback.tenant, ()), callback.tenant)
+            )
         except RefusedAddress as error:
             return Verdict(Outcome.FAILED, error.detail)
         except SendFailed as error:

@@ -12,7 +12,7 @@ import trio
 
 from sentinel.channels import find_channel
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import NotFound, RefusedAddress, SendFailed
+from sentinel.errors import HostRests, NotFound, RefusedAddress, SendFailed
 from sentinel.logs import log
 from sentinel.model import API_CHANNEL, Claim, Job, Outcome, Source, State, Verdict
 from sentinel.outbound import Outbound
@@ -62,7 +62,12 @@ class Delivery:
         """
         reply_to = claim.job.reply_to
         for part in await self._parts_left(claim, fresh):
-            verdict = await self._send_part(claim, part, reply_to)
+            try:
+                verdict = await self._send_part(claim, part, reply_to)
+            except HostRests as error:  # nothing was tried, so nothing is counted
+                reason = f"delivery postponed: {error.detail}"
+                run_at = time.time() + error.seconds
+                return Ending(claim.job.id, claim.lease_token, State.QUEUED, reason, run_at=run_at, uncount=True)
             if verdict.outcome is Outcome.FAILED:
                 return Ending(claim.job.id, claim.lease_token, State.FAILED, f"delivery refused: {verdict.reason}")
             if verdict.outcome is Outcome.RETRY:
@@ -103,11 +108,13 @@ class Delivery:
             outgoing = channel.send(source, reply_to, part.text, job.id, time.time()) if source else None
             if outgoing is None:
                 return Verdict(Outcome.FAILED, "the source has nowhere to send to any more")
-            answer = await self.outbound.send(outgoing)
+            answer = await self.outbound.send(outgoing, tenant=job.tenant)
         except NotFound as error:
             return Verdict(Outcome.FAILED, error.detail)
         except RefusedAddress as error:
             return Verdict(Outcome.FAILED, error.detail)
+        except HostRests:
+            raise
         except SendFailed as error:
             return Verdict(Outcome.RETRY, error.detail)
         return channel.judge(answer.status, answer.headers, answer.body, reply_to)

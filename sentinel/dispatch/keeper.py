@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from sentinel.dispatch import Dispatch, Stale, open_dispatch
-from sentinel.dispatch.breaker import Breaker
+from sentinel.edge.breaker import Breaker
 from sentinel.errors import Unavailable
 from sentinel.logs import log
 from sentinel.model import Hint

@@ -73,6 +73,24 @@ async def test_a_sent_part_is_not_sent_again(sentinel: Sentinel, engine: Scripte
     assert job.attempt == 1, "waiting for a platform is no failed attempt"
 
 
+async def test_a_receiver_that_is_left_alone_costs_no_attempt(
+    sentinel: Sentinel, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the circuit to a platform is open its jobs go back to the queue with their replies, and no attempt is counted."""
+    monkeypatch.setattr("sentinel.bulkhead.FAILURES_IN_A_ROW", 1)
+    source = sentinel.sources["telegram"]
+    nowhere = attrs.evolve(source, settings=dict(source.settings) | {"api_base": "http://127.0.0.1:1"})
+    sentinel.record.put_source(nowhere, time.time())
+    job_id = await sentinel.send("telegram")
+    async with sentinel.working():
+        with trio.fail_after(5):
+            while not any("left alone" in str(step.detail) for step in sentinel.record.story(job_id)):
+                await trio.sleep(0.01)
+
+    assert [part.attempts for part in sentinel.record.pending_parts(job_id)] == [1]
+    assert len(engine.prompts) == 1
+
+
 async def test_a_short_retry_after_is_waited_for(sentinel: Sentinel, engine: ScriptedEngine) -> None:
     """A platform that asks for a moment gets it, within the same claim."""
     answers = [json_response(429, {"ok": False, "error_code": 429, "parameters": {"retry_after": 1}})]

@@ -13,7 +13,7 @@ TRIAL_SECONDS_MAX = 10.0  # a trial that nobody reported on is given up after th
 @attrs.define
 class Breaker:
     """
-    Opens at a failure and lets nobody through; after a pause one trial at a time, until one succeeds.
+    Opens at `patience` failures in a row and lets nobody through; after a pause one trial at a time, until one succeeds.
 
     The pause doubles with every failure, from 1 s to 30 s, half of it by chance; also from one opening to the next, unless it was
     closed for STEADY_SECONDS in between. `now` is in seconds, by a clock that does not go back.
@@ -25,6 +25,8 @@ class Breaker:
 
     open_since: float | None = None
     reason: str = ""
+    patience: int = 1
+    _failures: int = 0
     _pause: float = 0.0
     _closed_at: float | None = None
     _next_trial_at: float = 0.0
@@ -39,14 +41,27 @@ class Breaker:
         self._trying, self._next_trial_at = True, now + TRIAL_SECONDS_MAX  # for the others, until this one has reported
         return True
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it is closed and the last try worked."""
+        return self.open_since is None and not self._failures
+
+    def seconds_left(self, now: float) -> float:
+        """How long it will let nobody through; 0 when somebody may try."""
+        return 0.0 if self.open_since is None else max(0.0, self._next_trial_at - now)
+
     def succeeded(self, now: float) -> None:
         """It worked. While it is open only the trial counts: others may have begun before it broke."""
+        self._failures = 0
         if self._trying:
             self.open_since, self.reason, self._closed_at, self._trying = None, "", now, False
 
     def failed(self, now: float, reason: str, chance: float = 1.0) -> None:
         """It did not work. `chance`, from 0 to 1, spreads those who failed together."""
+        self._failures += 1
         if self.open_since is None:
+            if self._failures < self.patience:
+                return
             steady = self._closed_at is None or now - self._closed_at >= STEADY_SECONDS
             self._open(now, 0.0 if steady else self._pause, reason, chance)
             self.open_since = now

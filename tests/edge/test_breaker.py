@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.dispatch.breaker import PAUSE_SECONDS_MAX, STEADY_SECONDS, TRIAL_SECONDS_MAX, Breaker
+from sentinel.edge.breaker import PAUSE_SECONDS_MAX, STEADY_SECONDS, TRIAL_SECONDS_MAX, Breaker
 
 # A story: seconds that pass, then what comes of a try if the breaker allows one, and the chance that spreads the pause.
 WHAT = ["works", "fails", "no report", "stray success", "stray failure"]
