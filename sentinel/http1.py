@@ -58,8 +58,8 @@ class Reader:
     """
 
     __slots__ = (
-        "_body", "_header_bytes", "_header_count", "_headers", "_hosts", "_limits", "_may_hold", "_parser", "_url", "begun",
-        "body_bytes", "client", "continue_wanted", "error", "from_proxy", "phase", "requests",
+        "_body", "_ended", "_header_bytes", "_header_count", "_headers", "_hosts", "_limits", "_may_hold", "_parser", "_url",
+        "begun", "body_bytes", "client", "continue_wanted", "error", "from_proxy", "phase", "requests",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, may_hold: Callable[[int], bool] = lambda _size: True) -> None:
@@ -70,13 +70,14 @@ class Reader:
         self.begun = 0
         self.body_bytes = 0  # how much of the body that is on its way has arrived
         self.client, self.from_proxy = "", False
+        self._ended = False  # the last request of the connection was read; what comes behind it is nobody's
         self._limits = limits
         self._may_hold = may_hold
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> None:
         """Read what arrived. Anything may come in; what is not HTTP/1.1 becomes `error`."""
-        if self.error is not None:
+        if self.error is not None or self._ended:
             return
         try:
             self._parser.feed_data(data)
@@ -84,7 +85,7 @@ class Reader:
             self._end_here()
         except httptools.HttpParserError as error:
             if str(error) == "Data after `Connection: close`":
-                return  # what comes behind the last request of a connection is nobody's
+                return
             self.error = self.error or BadInput(f"The request is not valid HTTP/1.1 ({_reason(error)}).")
 
     def _end_here(self) -> None:
@@ -92,6 +93,7 @@ class Reader:
         if self.requests:
             request, _ = self.requests.pop()
             self.requests.append((request, False))
+            self._ended = True
         else:
             self.error = self.error or BadInput("This server offers no upgrade.")
 
@@ -163,7 +165,9 @@ class Reader:
         client = forwarded_client(self.client, self._headers, self._limits.proxies) if self.from_proxy else self.client
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(self._parser.get_method().decode("ascii"), path, query, self._headers, body, client)
-        self.requests.append((request, self._parser.should_keep_alive()))
+        keep = self._parser.should_keep_alive()
+        self.requests.append((request, keep))
+        self._ended = not keep
         self._body = []
 
     def _fail(self, error: SentinelError) -> None:

@@ -18,16 +18,35 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from sentinel.logs import log
 
+SEND_SECONDS_MAX = 10.0
+AFTER_SECONDS_MAX = 1.0
+
 
 class GuardedTCPServer(TCPServer):
-    """One connection whose faults are its own."""
+    """
+    One connection whose faults are its own, and that ends.
+
+    Hypercorn sends behind a shield, for ever if nobody reads, and its HTTP/2 goes on waiting for what to send when the client has
+    gone in the middle of an error: so each send has a deadline, and what is left of a connection after its last byte has one.
+    """
+
+    def __init__(self, app: Any, config: Config, context: WorkerContext, state: Any, stream: Any) -> None:
+        super().__init__(app, config, context, state, cast(Any, _Patient(stream)))
+        self._whole = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the connection; log what it raises, close it, and let the others live."""
         try:
-            await super().run()
+            with self._whole:
+                await super().run()
         except* Exception as errors:  # noqa: BLE001  whatever it is, it belongs to this connection
             log.warning("connection.crashed", error=repr(errors.exceptions)[:300])
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            self._whole.deadline = trio.current_time() + AFTER_SECONDS_MAX
 
 
 def guard_hypercorn() -> None:
@@ -51,6 +70,22 @@ class HandOver:
     async def close(self) -> None:
         """Tell the connections that the server ends."""
         await self._context.terminated.set()
+
+
+class _Patient:
+    """A stream, of whatever kind, that gives up a reader who takes nothing."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def send_all(self, data: bytes) -> None:
+        with trio.move_on_after(SEND_SECONDS_MAX):
+            await self._stream.send_all(data)
+            return
+        raise trio.BrokenResourceError("the other side does not read")
 
 
 class _Replayed(trio.abc.HalfCloseableStream):
