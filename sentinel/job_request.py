@@ -16,7 +16,8 @@ TOKENS_MAX = 8192
 CONVERSATION_MAX = 200
 METADATA_BYTES_MAX = 16_384
 ROLES = ("system", "user", "assistant")
-FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory")
+FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory", "tools")
+API_TOOLS = ("calculator", "clock", "fetch")  # those of the worker that change nothing and need no chat
 
 
 @attrs.frozen
@@ -40,6 +41,7 @@ def parse_job_request(body: bytes) -> JobRequest:
         "callback_url": _callback_url(given.get("callback_url")),
         "metadata": _metadata(given.get("metadata")),
         "max_tokens": _integer("max_tokens", given.get("max_tokens"), 1, TOKENS_MAX),
+        "tools": _tools(given.get("tools")),
         "memory": _memory(given.get("memory"), given.get("conversation")),
     }
     return JobRequest(
@@ -101,6 +103,14 @@ def _memory(given: Any, conversation: Any) -> bool | None:
     if type(given) is not bool or (given and conversation is None):
         raise BadInput("memory must be true or false, and true only with a conversation.")
     return given
+
+
+def _tools(given: Any) -> list[str] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or any(name not in API_TOOLS for name in given):
+        raise BadInput(f"tools must be a list of names out of {', '.join(API_TOOLS)}.")
+    return sorted(set(given))
 
 
 def _integer(name: str, given: Any, least: int, most: int) -> int | None:

@@ -166,6 +166,12 @@ class Settings:
     system_prompt: str = _setting(
         "You are a helpful assistant. Answer briefly and in plain text.", str, "text", "for sources that have none of their own"
     )
+    tool_steps_max: int = _setting(4, _count, "a whole number, at least 1", "tools called for one answer")
+    tool_tokens_max: int = _setting(1000, _count, "a whole number, at least 1", "tokens that a job may spend on choosing tools")
+    tool_seconds_max: float = _setting(
+        20.0, _seconds, "seconds, more than 0 and at most 86400", "a tool that takes longer has failed"
+    )
+    tool_output_max: int = _setting(4000, _count, "a whole number, at least 1", "characters of a tool's result that the model sees")
     memory_tokens_max: int = _setting(
         1024,
         _count,

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 import trio
 
+from sentinel.directory import DirectoryFollower
 from sentinel.errors import SentinelError
 from sentinel.model import Claim, Source
+from sentinel.outbound import Outbound
 from sentinel.records import Store
 from sentinel.records.memory import Memory
 from sentinel.settings import Settings
 from worker.engine import Engine, Generation, Message, Prompt
 from worker.memory import ChatMemory
 from worker.prompts import asks_to_forget, build_result, prompt_for, remembers, system_prompt, with_system
+from worker.tool_loop import ToolLoop, Worked
+from worker.tool_words import ANSWER, ask, described
+from worker.tools import Tool
+from worker.tools_allowed import tools_for
 
 Report = Callable[[float, str], None]  # how far the job is, from 0 to 1, and the next piece of the answer
 
@@ -44,6 +50,8 @@ class Agent:
     settings: Settings
     store: Store
     engine: Engine
+    outbound: Outbound
+    directory: DirectoryFollower
 
     async def answer(self, claim: Claim, source: Source | None, report: Report) -> Answer:
         """
@@ -75,18 +83,23 @@ class Agent:
         return Answer(build_result(self.settings.forgotten_text, "command"))
 
     async def _generate(self, claim: Claim, source: Source | None, known: Memory, report: Report) -> Answer:
-        messages = await self._messages(claim, source, known)
+        tools = tools_for(claim.job, source)
+        worked = Worked(await self._messages(claim, source, known, tools))
+        if tools:
+            loop = ToolLoop(self.settings, self.store, self.engine, self.outbound, self.directory, claim, source, tools)
+            worked = await loop.run(worked.messages)
+        messages = ask(worked.messages, ANSWER) if worked.effects else worked.messages
         generation = await self._run(prompt_for(claim.job, messages, self.settings), report)
-        return Answer(build_result(generation.text, generation.finish_reason, generation))
+        return Answer(build_result(generation.text, generation.finish_reason, *worked.generations, generation))
 
-    async def _messages(self, claim: Claim, source: Source | None, known: Memory) -> list[Message]:
+    async def _messages(self, claim: Claim, source: Source | None, known: Memory, tools: Mapping[str, Tool]) -> list[Message]:
         """The system prompt, what the chat remembers as far as there is room, and the new messages."""
-        job = claim.job
+        job, about_tools = claim.job, described(tools) if tools else ""
         if not remembers(job, source) or known == Memory():
-            return with_system(job.input, system_prompt(source, self.settings))
+            return with_system(job.input, system_prompt(source, self.settings), about_tools)
         memory = ChatMemory(self.store, self.engine, self.settings.memory_tokens_max)
         known = await memory.settle(claim, known)
-        fresh = with_system(job.input, system_prompt(source, self.settings, known.summary))
+        fresh = with_system(job.input, system_prompt(source, self.settings, known.summary), about_tools)
         tokens_max = prompt_for(job, fresh, self.settings).tokens_max
         room = self.engine.context_tokens - tokens_max - await self.engine.count_tokens(fresh)
         head, rest = fresh[:1], fresh[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -40,13 +40,18 @@ async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
     Raises:
         Unavailable: the record did not take it for WRITE_SECONDS_MAX, or the group was closed.
     """
+    return await until_written(lambda: group.submit(item), lambda: not group.closed)
+
+
+async def until_written(write: Callable[[], Awaitable[bool]], worthwhile: Callable[[], bool] = lambda: True) -> bool:
+    """`write()`, again and again while the record is unavailable and it is worthwhile, as `insist` does."""
     deadline = trio.current_time() + WRITE_SECONDS_MAX
     while True:
         with trio.CancelScope(shield=True):
             try:
-                return await group.submit(item)
+                return await write()
             except Unavailable:
-                if trio.current_time() > deadline or group.closed:
+                if trio.current_time() > deadline or not worthwhile():
                     raise
             await trio.sleep(WRITE_AGAIN_SECONDS)
 

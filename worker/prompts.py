@@ -36,11 +36,11 @@ def system_prompt(source: Source | None, settings: Settings, summary: str = "") 
     return f"{said}\n\nEarlier in this conversation: {summary}" if summary else said
 
 
-def with_system(messages: Sequence[Message], system: str) -> list[Message]:
-    """The messages with the system prompt in front, unless the caller sent one."""
+def with_system(messages: Sequence[Message], system: str, more: str = "") -> list[Message]:
+    """The messages with the system prompt in front, unless the caller sent one; `more` is said behind either."""
     if messages[0]["role"] == "system":
-        return list(messages)
-    return [{"role": "system", "content": system}, *messages]
+        system, messages = messages[0]["content"], messages[1:]
+    return [{"role": "system", "content": f"{system}\n\n{more}" if more else system}, *messages]
 
 
 def turn_messages(turn: Turn) -> list[Message]:

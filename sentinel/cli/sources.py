@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sentinel.administration import check_name
@@ -17,6 +18,9 @@ from sentinel.errors import BadInput, Conflict
 from sentinel.model import DEFAULT_TENANT, Source
 from sentinel.records import configured_record
 from sentinel.settings import Settings
+from worker.tools_allowed import check_tools
+
+FROM_FILES = ("http_tools", "schema")  # `--set KEY=@FILE` reads the value from a file
 
 
 def add_commands(commands: Any) -> None:
@@ -89,8 +93,17 @@ def read_values(pairs: Sequence[str], environ: Mapping[str, str]) -> dict[str, s
             if name not in environ:
                 raise BadInput(f"--set {key}={value}: there is no environment variable {name}.")
             value = environ[name]
+        if key in FROM_FILES and value.startswith("@"):
+            value = _read_file(key, value.removeprefix("@"))
         values[key] = value
     return values
+
+
+def _read_file(key: str, name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"--set {key}=@{name}: the file cannot be read ({error}).") from None
 
 
 def check_values(channel: Channel, values: Mapping[str, str]) -> None:
@@ -103,6 +116,7 @@ def check_values(channel: Channel, values: Mapping[str, str]) -> None:
         if setting.required and not values.get(key):
             raise BadInput(f"{channel.name} needs --set {key}=… ({setting.help}).")
     check_shared(values)
+    check_tools(values)
     channel.check_settings(values)
 
 

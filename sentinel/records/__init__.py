@@ -16,6 +16,7 @@ from sentinel.errors import SettingsError
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.records.directory import DirectoryRecord
+from sentinel.records.effects import EffectsRecord
 from sentinel.records.memory import MemoryRecord
 from sentinel.records.metering import MeteringRecord
 from sentinel.settings import Settings
@@ -147,7 +148,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(DirectoryRecord, MemoryRecord, MeteringRecord, Protocol):
+class Record(DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:

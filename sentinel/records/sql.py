@@ -33,12 +33,21 @@ from sentinel.records import (
     rows,
 )
 from sentinel.records.sql_directory import SqlDirectory
+from sentinel.records.sql_effects import SqlEffects
 from sentinel.records.sql_memory import SqlMemory
 
-PRUNED_TABLES = ("prune_usage", "prune_workers", "prune_steps", "prune_outbox", "prune_callbacks", "prune_jobs")
+PRUNED_TABLES = (
+    "prune_usage",
+    "prune_workers",
+    "prune_steps",
+    "prune_outbox",
+    "prune_effects",
+    "prune_callbacks",
+    "prune_jobs",
+)
 
 
-class SqlRecord(SqlDirectory, SqlMemory):
+class SqlRecord(SqlDirectory, SqlMemory, SqlEffects):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod

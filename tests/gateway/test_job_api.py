@@ -56,6 +56,7 @@ INVALID = (
     *(({"input": "x", "max_tokens": value}, "max_tokens") for value in (0, -1, 8193, 1.5, "1", True)),
     *(({"input": "x", "priority": value}, "priority") for value in (-1, 1001, "high", 1.0, False)),
     *(({"input": "x", "memory": value}, "memory") for value in (True, 1, "on")),
+    *(({"input": "x", "tools": value}, "tools") for value in ("clock", ["hand_over"], [7], [[]], {})),
     ({"input": "x", "prioritee": 1}, "prioritee"),
     ([], "object"),
     ("hello", "object"),
