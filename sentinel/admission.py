@@ -70,6 +70,10 @@ class Admission:
     limiter: Limiter = attrs.field(factory=Limiter)
     clock_ns: Callable[[], int] = time.monotonic_ns
 
+    def __attrs_post_init__(self) -> None:
+        if self.default == UNLIMITED:
+            self.default = UNLIMITED  # itself, so that the hot path need not compare
+
     @property
     def is_limited(self) -> bool:
         """Whether anybody is limited at all."""

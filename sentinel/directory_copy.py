@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from sentinel import payload
-from sentinel.errors import SettingsError
+from sentinel.edge.plans import parse_terms, terms_text
+from sentinel.edge.subscriptions import Status, Subscription
+from sentinel.errors import BadInput, SettingsError
 from sentinel.keyring import Keyring
 from sentinel.logs import log
 from sentinel.model import Key, Source
@@ -24,7 +27,7 @@ OWNER = "copy of the directory"
 
 @attrs.frozen
 class DirectoryCopy:
-    """The copy in `folder`: sources and keys, which is what it takes to know a genuine request."""
+    """The copy in `folder`: what it takes to know a genuine request and what its sender may use."""
 
     folder: Path
     keyring: Keyring
@@ -36,6 +39,7 @@ class DirectoryCopy:
             "sources": [attrs.asdict(source) for source in directory.sources.values()],
             "server_key_id": directory.server_key_id,
             "disabled_tenants": sorted(directory.disabled_tenants),
+            "subscriptions": [_written(each) for each in directory.subscriptions.values()],
             "keys": {key_hash: attrs.asdict(key) for key_hash, key in directory.keys.items()},
         }
         fresh = self.folder / f".{FILE}.{os.getpid()}"
@@ -53,7 +57,8 @@ class DirectoryCopy:
             content = payload.decode_own_json(unseal((self.folder / FILE).read_text(), self.keyring.find, OWNER))
             sources = [Source(**source) for source in content["sources"]]
             keys = {key_hash: Key(**key) for key_hash, key in content["keys"].items()}
-        except (OSError, ValueError, TypeError, KeyError, SettingsError) as error:
+            subscriptions = {each["tenant"]: _read(each) for each in content.get("subscriptions", ())}
+        except (OSError, ValueError, TypeError, KeyError, BadInput, SettingsError) as error:
             log.warning("directory.no_copy", reason=repr(error)[:200])
             return None
         return Directory(
@@ -62,4 +67,15 @@ class DirectoryCopy:
             keys=keys,
             server_key_id=content.get("server_key_id"),
             disabled_tenants=frozenset(content.get("disabled_tenants", ())),
+            subscriptions=subscriptions,
         )
+
+
+def _written(subscription: Subscription) -> dict[str, Any]:
+    terms = {name: terms_text(getattr(subscription, name)) for name in ("special", "terms")}
+    return attrs.asdict(subscription, recurse=False) | terms
+
+
+def _read(given: dict[str, Any]) -> Subscription:
+    terms = {name: parse_terms(given[name]) for name in ("special", "terms")}
+    return Subscription(**given | terms | {"status": Status(given["status"])})

@@ -10,11 +10,14 @@ from pathlib import Path
 import attrs
 import trio
 
+from sentinel.admission import Admission
 from sentinel.conversation_api import ConversationApi
 from sentinel.directory import DirectoryFollower
 from sentinel.directory_copy import DirectoryCopy
 from sentinel.dispatch.keeper import open_keeper
 from sentinel.dispatch.offers import open_offers
+from sentinel.edge.limits import Limiter
+from sentinel.edge.plans import parse_line
 from sentinel.errors import Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
 from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
@@ -26,6 +29,7 @@ from sentinel.logs import log
 from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
+from sentinel.usage import UsageFollower
 from sentinel.watch import Watch
 from sentinel.webhooks import Webhooks
 
@@ -126,6 +130,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         directory = DirectoryFollower(reader, copy=copy, bell=bell, keyring=keyring, uses=uses)
         watch = Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
         await directory.start()
+        admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
+        usage = UsageFollower(reader, admission)
+        await usage.start()
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)
         opened.callback(keeper.dispatch.close if keeper else lambda: None)
@@ -133,13 +140,13 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         gateway = Gateway(
             settings=settings,
             directory=directory,
-            webhooks=Webhooks(directory, intake, settings.text_characters_max),
-            jobs=JobApi(directory, intake, reader, watch),
+            webhooks=Webhooks(directory, intake, admission, settings.text_characters_max),
+            jobs=JobApi(directory, intake, reader, watch, admission),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
         )
         async with trio.open_nursery() as nursery:
-            for task in (directory, uses, watch, keeper, offers):
+            for task in (directory, uses, watch, usage, keeper, offers):
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:
@@ -148,6 +155,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 intake.close()
             with suppress(Unavailable):
                 await uses.write()
+            await usage.leave()
             nursery.cancel_scope.cancel()
 
 

@@ -11,14 +11,16 @@ from typing import Any
 import attrs
 import trio
 
+from sentinel.admission import Admission, Arrival
 from sentinel.directory import DirectoryFollower
+from sentinel.edge.checks import Caller
 from sentinel.edge.screening import SCREENED_CHARACTERS_MAX, screen
-from sentinel.errors import BadInput, KeyReused, NotFound, Unavailable
-from sentinel.http import Request, Response, json_response
+from sentinel.errors import BadInput, KeyReused, NotFound, SentinelError, Unavailable
+from sentinel.http import Headers, Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_request import JobRequest, parse_job_request
 from sentinel.job_view import API_STATUS, iso, job_document
-from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, NewJob, State, job_id, random_id
+from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, Key, NewJob, State, job_id, random_id
 from sentinel.records import JobFilter, Store
 from sentinel.watch import Watch
 from sentinel.webhooks import check_media, screening_option
@@ -39,15 +41,17 @@ class JobApi:
     intake: Intake
     store: Store
     watch: Watch
+    admission: Admission
     look_seconds_max: float = 0.1
 
     async def submit(self, request: Request, now: float) -> Response:
         """202 with the job once it is kept; 200 with the finished job if `Prefer: wait` saw it end."""
-        tenant = self.directory.authenticate(request, JOBS_WRITE).tenant
+        key = self.directory.authenticate(request, JOBS_WRITE)
+        tenant = key.tenant
         check_media(request, ("application/json",))
         wanted = parse_job_request(request.body)
         job = _new_job(wanted, request, tenant, now)
-        (created,) = await self.intake.accept([job])
+        created, limits = await self._keep(job, key, now)
         if not created:
             await self._check_same_body(job)
         waited = await self._wait(request, job.id, tenant)
@@ -55,7 +59,7 @@ class JobApi:
         # The job is committed: neither an error nor a record that hangs may make its sender post it again.
         with suppress(Unavailable, NotFound), trio.move_on_after(self.look_seconds_max):
             document = await self._document(await self._find(job.id, tenant))
-        headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *waited]
+        headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *limits, *waited]
         if not created:
             headers.append(("sentinel-duplicate", "true"))
         return json_response(200 if waited and document["status"] in ENDED else 202, document, *headers)
@@ -83,6 +87,22 @@ class JobApi:
         page = jobs[: wanted.limit]
         body = {"object": "list", "data": [job_document(job) for job in page], "has_more": len(jobs) > len(page)}
         return json_response(200, body | {"last_id": page[-1].id if page else None})
+
+    async def _keep(self, job: NewJob, key: Key, now: float) -> tuple[bool, Headers]:
+        """Whether the job is new, once it is kept, and the headers that tell of the limits. Raises what a check says against it."""
+        try:
+            admitted = self.admission.admit(Arrival(Caller.API, job.verified_by, job.tenant, key.id), now)
+        except SentinelError:
+            # Who asks again for what was kept before must not be told that it was refused.
+            if job.external_id and await self.store.read(self.store.record.find_job, job.id, job.tenant) is not None:
+                return False, ()
+            raise
+        created: list[bool] = []
+        try:
+            created = await self.intake.accept([attrs.evolve(job, metering=admitted.metering)])
+        finally:
+            self.admission.settle(admitted, created)
+        return created[0], admitted.headers
 
     async def _find(self, job_id: str, tenant: str) -> Job:
         job = await self.store.read(self.store.record.find_job, job_id, tenant)

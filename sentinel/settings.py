@@ -14,7 +14,8 @@ from typing import Any
 
 import attrs
 
-from sentinel.errors import SettingsError
+from sentinel.edge.plans import parse_line
+from sentinel.errors import BadInput, SettingsError
 from sentinel.sealing import KEY_CHARACTERS_MIN
 from sentinel.secret import Secret
 from sentinel.stop import SUPERVISED
@@ -40,6 +41,14 @@ def _nice(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > 19:
         raise ValueError
     return int(text)
+
+
+def _terms(text: str) -> str:
+    try:
+        parse_line(text)
+    except BadInput as error:
+        raise ValueError from error
+    return text
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -145,6 +154,12 @@ class Settings:
         12_000, _count, "a whole number, at least 1", "requests taken at a time; more get 503 with Retry-After"
     )
     intake_max: int = _setting(10_000, _count, "a whole number, at least 1", "webhooks waiting for their commit; more get 503")
+    default_plan: str = _setting(
+        "",
+        _terms,
+        "TERM=VALUE ..., as for `sentinel plans set`",
+        "what a tenant without a subscription may use; by default all it wants",
+    )
     model: str | None = _setting(
         None, str, "the path of a GGUF file, or fake:MILLISECONDS", "the model; by default the bundled one"
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
+from sentinel.admission import Admission, Admitted, Arrival, Passage
 from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
@@ -14,9 +16,21 @@ from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, Unsupport
 from sentinel.http import Request, Response
 from sentinel.intake import Intake
 from sentinel.logs import log
-from sentinel.model import Event, NewJob, Source, State, job_id
+from sentinel.model import Event, Metering, NewJob, Source, State, job_id
+from sentinel.notices import Notices
 
 RAW_ROLE = "raw"  # the only message of a job that was not understood: the body, for a person to read
+
+
+@attrs.frozen(eq=False)
+class Genuine:
+    """A webhook whose sender has proved itself, and how."""
+
+    channel: Channel
+    source: Source
+    request: Request
+    proof: str
+    now: float
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +39,9 @@ class Webhooks:
 
     directory: DirectoryFollower
     intake: Intake
+    admission: Admission
     text_characters_max: int
+    notices: Notices = attrs.field(factory=Notices)
 
     async def receive(self, request: Request, channel_name: str, source_name: str, now: float) -> Response:
         """The platform's acknowledgment once every item is kept, or the refusal in the platform's own shape."""
@@ -52,21 +68,53 @@ class Webhooks:
             log.info("webhook.ignored", channel=source.channel, source=source.name, items=received.ignored)
         if not received.events:
             return answer
-        jobs = [self._new_job(event, source, proof, request, now) for event in received.events]
-        created = await self.intake.accept(jobs)
+        genuine = Genuine(channel, source, request, proof, now)
+        senders = [event.sender for event in received.events]
+        admitted = self.admission.admit(
+            Arrival(channel.caller, proof, source.tenant, f"{source.channel}/{source.name}", senders), now
+        )
+        jobs, notices = self._sort(genuine, received.events, admitted)
+        created = await self._keep(admitted, jobs, notices)
         for job in jobs:
             if job.options:
                 log.info("job.screened", job=job.id, state=job.state, **job.options["screening"])
-        return _with_ids(answer, jobs, created)
+        return _with_ids(answer, jobs, created) if jobs else answer
 
-    def _new_job(self, event: Event, source: Source, proof: str, request: Request, now: float) -> NewJob:
+    def _sort(self, genuine: Genuine, events: Sequence[Event], admitted: Admitted) -> tuple[list[NewJob], list[NewJob]]:
+        """The jobs of those who were let in, and the notices to those who were not."""
+        decided = list(zip(events, admitted.passages, strict=True))
+        jobs = [self._new_job(event, genuine, passage, admitted.metering) for event, passage in decided if not passage.told]
+        if len(jobs) == len(events):
+            return jobs, []
+        refused = [(event, passage.told) for event, passage in decided if passage.told]
+        source = genuine.source
+        log.info(
+            "webhook.told", channel=source.channel, source=source.name, items=len(refused), checks=sorted({c for _, c in refused})
+        )
+        return jobs, self.notices.due(genuine.channel, source, refused, genuine.proof, genuine.now)
+
+    async def _keep(self, admitted: Admitted, jobs: list[NewJob], notices: Sequence[NewJob]) -> list[bool]:
+        """Which of the jobs are new; the admission learns it too, whatever happens."""
+        created: list[bool] = []
+        try:
+            if jobs or notices:
+                created = await self.intake.accept([*jobs, *notices])
+        finally:
+            self.admission.settle(admitted, created[: len(jobs)])
+            if not created:
+                self.notices.undo(notices)
+        return created[: len(jobs)]
+
+    def _new_job(self, event: Event, genuine: Genuine, passage: Passage, metering: Metering) -> NewJob:
         """The job of an event. What is suspicious, too long or not understood is kept like all others, and waits for a person."""
+        source, request, now = genuine.source, genuine.request, genuine.now
         message = {"role": "user", "content": event.text}
         if event.problem:
             message = {"role": RAW_ROLE, "content": request.body.decode("utf-8", "replace").replace("\0", "\ufffd")}
         found = screen(event.text)
         state, reason = _first_state(event, found, source, self.text_characters_max)
         merge = merge_seconds(source.settings) if event.conversation and state is State.QUEUED else 0.0
+        run_at = max(now + merge, passage.run_at or now) if state is State.QUEUED else now
         identity = event.identity or event.external_id or hashlib.sha256(request.body).hexdigest()
         return NewJob(
             id=job_id(source.tenant, source.channel, source.name, identity),
@@ -76,14 +124,15 @@ class Webhooks:
             external_id=event.external_id or identity,
             input=(message,),
             received_at=now,
-            verified_by=proof,
+            verified_by=genuine.proof,
             conversation=event.conversation or None,
             sender=event.sender,
             reply_to=event.reply_to,
             options=screening_option(found),
-            state=State.SCHEDULED if merge else state,
+            state=State.SCHEDULED if run_at > now else state,
             last_error=reason,
-            run_at=now + merge if merge else None,
+            run_at=run_at if run_at > now else None,
+            metering=Metering.NONE if event.problem or state is State.CANCELLED else metering,
         )
 
 

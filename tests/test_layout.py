@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.directory_copy", "sentinel.key_uses", "sentinel.spooling"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
     ("sentinel.admission",),
+    ("sentinel.usage", "sentinel.notices"),
     ("sentinel.administration", "sentinel.webhooks", "sentinel.health"),
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.gateway",),

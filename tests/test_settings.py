@@ -39,6 +39,7 @@ EXAMPLES = {
     "requests_max": ("7", 7, COUNTS),
     "text_characters_max": ("7", 7, COUNTS),
     "intake_max": ("7", 7, COUNTS),
+    "default_plan": ("jobs=5 user_rate=1/60", "jobs=5 user_rate=1/60", ("job=5", "jobs=many", "user_rate=1")),
     "model": ("fake:5", "fake:5", ()),
     "slots": ("2", 2, COUNTS),
     "tokens_max": ("64", 64, COUNTS),

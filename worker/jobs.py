@@ -14,6 +14,7 @@ import trio
 
 from sentinel.channels import merge_seconds
 from sentinel.dispatch.offers import Offers
+from sentinel.edge.notices import HOUR_SECONDS, Notice
 from sentinel.errors import GenerationFailed, NotFound, Unavailable
 from sentinel.logs import Outage, log
 from sentinel.model import Claim, Source, State
@@ -139,8 +140,12 @@ class Jobs:
     async def _work(self, running: Running) -> Ending:
         claim = running.claim
         log.info("job.claimed", job=claim.job.id, channel=claim.job.channel, attempt=claim.job.attempt)
+        notice = Notice.of(claim.job.options)
         try:
-            fresh = await self._generate(running) if claim.job.result is None else None
+            if claim.job.result is not None:
+                fresh = None
+            else:
+                fresh = await self._tell(claim, notice) if notice else await self._generate(running)
         finally:
             self._slots.release()
         return await self._remembered(running.claim, await self.delivery.deliver(running.claim, fresh))
@@ -166,6 +171,20 @@ class Jobs:
         if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, answer.result, parts)):
             raise LeaseLost
         log.info("job.generated", job=claim.job.id, finish=answer.result["finish_reason"], **answer.result["usage"])
+        return parts
+
+    async def _tell(self, claim: Claim, notice: Notice) -> list[str]:
+        """Store what a person is told who was refused; the parts to send: none if they were told within the hour."""
+        try:
+            source = await self.delivery.source(claim.job)
+        except NotFound:
+            raise GenerationFailed("The job's source was removed.") from None
+        last = await self.store.call(self.store.record.find_job, notice.before, claim.job.tenant)
+        again = last is not None and claim.job.received_at - last.received_at < HOUR_SECONDS
+        parts = [] if again else self.delivery.parts(claim.job, source, notice.text)
+        result = {"output_text": notice.text, "finish_reason": "refused"}
+        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, result, parts)):
+            raise LeaseLost
         return parts
 
     async def _with_later_messages(self, claim: Claim, source: Source | None) -> Claim:

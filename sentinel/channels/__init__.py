@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from sentinel.edge.checks import Caller
 from sentinel.edge.screening import threshold
 from sentinel.errors import BadInput, NotFound, SentinelError
 from sentinel.http import Request, Response, problem
@@ -35,6 +36,7 @@ class Setting:
 SHARED_SETTINGS = (
     Setting("api_base", "base URL of the platform's send API, when it is not the public one"),
     Setting("system_prompt", "what the model is told before every conversation"),
+    Setting("refusal_message", "what somebody is told who is refused, at most once an hour (default: a sentence); off for nothing"),
     Setting("merge_window", "seconds within which quick messages of one chat become one prompt", example="2.5"),
     Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
     Setting("screening_hold_above", "a message that scores higher, from 0 to 1, waits for a person (default: none)", example="0.8"),
@@ -98,6 +100,7 @@ class Channel:
     settings: ClassVar[tuple[Setting, ...]]
     content_types: ClassVar[tuple[str, ...]] = ("application/json",)
     text_limit: ClassVar[str]
+    caller: ClassVar[Caller] = Caller.CHAT  # what a refusal means to it: see the table in sentinel/edge/checks.py
     path_token: ClassVar[bool] = False  # whether a secret may follow the source's name in the URL
 
     def check_settings(self, values: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ from sentinel.channels import Channel, Received, Setting
 from sentinel.channels.shared.reading import dig, fingerprint, first_text, short_id, text_at, unclear
 from sentinel.channels.shared.sending import judge_status, post_json, split_text
 from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
+from sentinel.edge.checks import Caller
 from sentinel.errors import BadInput, Forged, SettingsError
 from sentinel.http import Request
 from sentinel.model import Event, Outgoing, Source, Verdict
@@ -43,6 +44,7 @@ class Generic(Channel):
         ),
     )
     text_limit = "1,000,000 characters"
+    caller = Caller.SENDER
 
     def check_settings(self, values: Mapping[str, str]) -> None:
         """The scheme must exist; a Standard Webhooks secret must be base64, or nobody could sign with it."""

@@ -100,7 +100,7 @@ class Salesforce(Channel):
 
     def refuse(self, error: SentinelError) -> Response:
         """Ack false for what may work later, which makes Salesforce send it again; a SOAP fault for what is wrong in itself."""
-        if error.status >= 500:
+        if error.status >= 500 or error.status == 429:
             return Response(error.status, _ack("false"), XML + error_headers(error))
         fault = f"<faultcode>soapenv:Client</faultcode><faultstring>{escape(error.detail)}</faultstring>"
         return Response(error.status, _soap(f"<soapenv:Fault>{fault}</soapenv:Fault>"), XML + error_headers(error))

@@ -26,6 +26,7 @@ from sentinel.channels.shared.sending import (
     split_text,
 )
 from sentinel.channels.shared.signing import check_signature, hmac_hex, secret_of
+from sentinel.edge.checks import Caller
 from sentinel.errors import BadInput
 from sentinel.http import Request, Response, json_response
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
@@ -60,6 +61,7 @@ class Slack(Channel):
     )
     content_types = ("application/json", FORM)
     text_limit = "4000 characters, after & < > are escaped"
+    caller = Caller.HASTY_CHAT  # three more attempts within six minutes, then never
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """Version v0 of Slack's signature. The probe `ssl_check` comes unsigned, and `parse` makes nothing of it."""

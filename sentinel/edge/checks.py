@@ -158,6 +158,8 @@ CHECKS: tuple[Check, ...] = (
     Check(quota,         each_person=False, api=REFUSE, chat=TELL,           hasty_chat=TELL,   sender=REFUSE),  # 429
     Check(rate,          each_person=True,  api=REFUSE, chat=TELL,           hasty_chat=TELL,   sender=DELAY),   # 429
     Check(quota,         each_person=True,  api=REFUSE, chat=TELL,           hasty_chat=TELL,   sender=REFUSE),  # 429
+    # Then, of each message that is let in: is it too long, does it look malicious? It is marked, held for a person or dropped, as
+    # its source chooses (sentinel/edge/screening.py), and acknowledged like all others.
 )
 # fmt: on
 

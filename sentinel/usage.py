@@ -1,0 +1,74 @@
+"""Follows what was used this month, and how many gateways there are, so that no request has to ask.
+
+When the record is down, the last known stays; the checks decide what that is good for.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import attrs
+import trio
+
+from sentinel.admission import Admission
+from sentinel.edge.quota import Ledger, month_of
+from sentinel.errors import Unavailable
+from sentinel.logs import Outage
+from sentinel.processes import process_name
+from sentinel.records import Store
+
+FOLLOW_SECONDS = 1.0
+IDLE_SECONDS = 10.0  # as long as nobody is limited
+BEAT_SECONDS = 4.0
+SLACK_SECONDS = 30.0  # what was counted so long before the last look is asked for again: it may have been on its way then
+EVER_SECONDS = 1e9
+
+
+@attrs.define(eq=False)
+class UsageFollower:
+    """Keeps an admission's ledger, and its number of processes, up to date."""
+
+    store: Store
+    admission: Admission
+    name: str = attrs.field(factory=process_name)
+    _beat_at: float = float("-inf")
+
+    async def start(self) -> None:
+        """Look for the first time; without an answer it is not known what was used."""
+        with suppress(Unavailable):
+            await self.refresh()
+
+    async def run(self) -> None:
+        """Follow for ever. Belongs in the gateway's nursery."""
+        outage = Outage("usage.stale")
+        while True:
+            await trio.sleep(FOLLOW_SECONDS if self.admission.is_limited else IDLE_SECONDS)
+            try:
+                await self.refresh()
+            except Unavailable as error:
+                outage.failed(error.detail)
+            else:
+                outage.over()
+
+    async def refresh(self) -> None:
+        """Look at the record. Raises Unavailable."""
+        if self.admission.is_limited and trio.current_time() - self._beat_at >= BEAT_SECONDS:
+            self.admission.limiter.processes = max(1, await self.store.call(self.store.record.see_gateway, self.name))
+            self._beat_at = trio.current_time()
+        ledger, month, began_ns = self.admission.ledger, month_of(time.time()), time.monotonic_ns()
+        ledger.turn_to(month)
+        ledger.look()
+        found = await self.store.call(self.store.record.usage, month, _age_seconds(ledger, began_ns))
+        ledger.learn(month, found, began_ns)
+        self.admission.limiter.sweep(time.monotonic_ns())
+
+    async def leave(self) -> None:
+        """Say that this gateway has no share any more; if that cannot be said now, its silence will."""
+        if self._beat_at > float("-inf"):
+            with suppress(Unavailable):
+                await self.store.call(self.store.record.forget_gateway, self.name)
+
+
+def _age_seconds(ledger: Ledger, now_ns: int) -> float:
+    return EVER_SECONDS if ledger.looked_at_ns is None else (now_ns - ledger.looked_at_ns) / 1e9 + SLACK_SECONDS
