@@ -4,7 +4,7 @@
 #
 #   cli/                        commands and wiring, and nothing else
 #   demo.py stand_in.py supervisor.py   a round trip to look at; the platforms' stand-in; keeping processes alive
-#   serve.py lane.py connection.py http1.py asgi.py hypercorn_guard.py   socket to `Gateway.handle`: the lane, Hypercorn behind it
+#   serve.py listening.py lane.py connection.py http1.py asgi.py hypercorn_guard.py   sockets, the fast lane, Hypercorn behind it
 #   spike/                      a load test: the curve, the plot, the verdict
 #   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
 #   gateway.py                  routes; owns the gateway's background tasks

@@ -25,7 +25,7 @@ from sentinel.logs import Outage, log
 
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
-ACCEPTED_AT_A_TIME = 4_096
+ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
 HANDLED_MAX = 2_000  # requests in their handlers at a time; the others wait for their turn
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -39,12 +39,14 @@ class Lane:
     """
     Serves connections until closed. `handle` answers a request; `hand_over` serves what is not for the lane.
 
-    The latter gets the stream, what was read from it already, and the client's address ("" if it has none).
+    The latter gets the stream, what was read from it already, and the client's address ("" if it has none). Unless `alone`,
+    other processes accept from the same socket.
     """
 
     handle: Handle
     hand_over: HandOver
     limits: Limits
+    alone: bool = True
     closing: bool = attrs.field(default=False, init=False)
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
     bodies_bytes: int = attrs.field(default=0, init=False)
@@ -131,11 +133,11 @@ class Lane:
     def _listen(self) -> None:
         for listener in self._listeners.values():
             listener.setblocking(False)
-            self._epoll.register(listener, select.EPOLLIN)
+            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _accept(self, listener: socket.socket) -> None:
         """Drain the whole accept queue in one pass: with one connection a pass, the last of a spike waits for all others."""
-        for _ in range(ACCEPTED_AT_A_TIME):
+        for _ in range(ACCEPTED_AT_A_TIME if self.alone else ACCEPTED_OF_SHARED):
             try:
                 accepted, peer = listener.accept()
             except BlockingIOError:
@@ -153,7 +155,7 @@ class Lane:
     async def _listen_later(self, listener: socket.socket) -> None:
         await trio.sleep(EXHAUSTED_SECONDS)
         if not self.closing:
-            self._epoll.register(listener, select.EPOLLIN)
+            self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
         if self.connections >= self.limits.connections or self._has_enough(address):

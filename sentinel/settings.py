@@ -124,9 +124,7 @@ class Settings:
         "sentinel-spool", str, "a folder, or off", "keeps webhooks while PostgreSQL cannot; not used with an SQLite record"
     )
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
-    processes: int = _setting(
-        1, _count, "a whole number, at least 1", "gateway processes on one address; more than 1 needs HOST:PORT"
-    )
+    processes: int = _setting(1, _count, "a whole number, at least 1", "gateway processes on one address")
     ack_budget: float = _setting(
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"
     )
@@ -237,8 +235,6 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     settings = Settings(**{name: _convert(name, text) for name, text in given.items()})
     if settings.retention_days < 7:
         raise SettingsError("SENTINEL_RETENTION_DAYS must be at least 7: platforms send again for up to 7 days.")
-    if settings.processes > 1 and settings.bind.startswith(("unix:", "fd://")):
-        raise SettingsError("SENTINEL_PROCESSES may be more than 1 only where SENTINEL_BIND is HOST:PORT.")
     return settings
 
 

@@ -23,10 +23,11 @@ USEFUL_SECONDS = 2.0  # who lives this long did some work and is started again a
 
 @attrs.frozen
 class Child:
-    """One process to keep alive."""
+    """One process to keep alive; it inherits these open files."""
 
     name: str
     command: Sequence[str]
+    files: tuple[int, ...] = ()
 
 
 async def supervise(children: Sequence[Child], stop_seconds: float) -> int:
@@ -73,7 +74,7 @@ async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, c
 async def _run(child: Child, stopping: trio.Event, stop_seconds: float) -> int:
     """Run the process once; its exit code. Its standard input stays open as long as we live: that is how it knows."""
     environment = os.environ | {SUPERVISED: "1"}
-    open_process = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, env=environment)
+    open_process = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, env=environment, pass_fds=child.files)
     process = await open_process(list(child.command))
     log.info("process.started", process=child.name, pid=process.pid)
     async with trio.open_nursery() as nursery:

@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.gateway",),
     ("sentinel.hypercorn_guard",),
-    ("sentinel.asgi", "sentinel.connection", "sentinel.lane"),
+    ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
     ("sentinel.demo", "sentinel.chaos"),
     ("sentinel.spike",),

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from sentinel.errors import Unavailable
+from sentinel.listening import is_inherited, open_listener
 from sentinel.records import configured_record
 from sentinel.settings import Settings, environment_name, without_password
 from sentinel.supervisor import Child, supervise
@@ -37,7 +38,8 @@ def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     """Gateway and worker as two processes under this one."""
     with suppress(Unavailable):  # the schema first, so that the two do not race for it; a record that is locked now may not be soon
         configured_record(settings).close()
-    children = [Child(name, [sys.executable, "-m", "sentinel", name]) for name in ("serve", "worker")]
+    given = (int(settings.bind.removeprefix("fd://")),) if settings.bind.startswith("fd://") else ()
+    children = [Child(name, [sys.executable, "-m", "sentinel", name], given) for name in ("serve", "worker")]
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
 
@@ -52,9 +54,13 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
         trio.run(serve, settings)
         return 0
     os.environ[environment_name("processes")] = str(processes)
-    children = [
-        Child(f"serve {number}", [sys.executable, "-m", "sentinel", "serve", "--one"]) for number in range(1, processes + 1)
-    ]
+    files: tuple[int, ...] = ()
+    if is_inherited(settings.bind):
+        listener = open_listener(settings.bind)  # stays open here, so that no connection is lost with a child
+        files = (listener.fileno(),)
+        os.environ[environment_name("bind")] = f"fd://{listener.fileno()}"
+    command = [sys.executable, "-m", "sentinel", "serve", "--one"]
+    children = [Child(f"serve {number}", command, files) for number in range(1, processes + 1)]
     return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 
 
