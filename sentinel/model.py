@@ -15,6 +15,7 @@ from sentinel.secret import SecretMapping
 API_CHANNEL = "api"
 DEFAULT_TENANT = "default"
 JOBS_READ, JOBS_WRITE, ADMIN = SCOPES = ("jobs:read", "jobs:write", "admin")  # what a key may do
+PREVIOUS = "_previous"  # behind the name of a source's secret: the one before it, accepted while it is rotated
 DEFAULT_SCOPES = (JOBS_READ, JOBS_WRITE)
 
 
@@ -60,6 +61,10 @@ class Source:
     def setting(self, key: str) -> str:
         """The setting's value, or "" when it is not set."""
         return self.settings.get(key, "")
+
+    def secrets(self, key: str) -> tuple[str, ...]:
+        """What is accepted as that secret: the present one and, while it is rotated, the one before it; none if it is not set."""
+        return tuple(filter(None, (self.setting(key), self.setting(key + PREVIOUS))))
 
 
 @attrs.frozen

@@ -66,6 +66,7 @@ def test_help_names_every_command(url: str, capsys: Capture) -> None:
         "secrets",
         "jobs",
         "tenants",
+        "audit",
         "callbacks",
         "plans",
         "subscriptions",
@@ -415,3 +416,88 @@ def test_a_wrong_subscription_is_refused_with_the_reason(
         run("plans", "set", "pro")
     assert run(*arguments) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_a_sources_secret_is_rotated(url: str, capsys: Capture) -> None:
+    """`sources rotate` changes what is named and keeps the rest; the old secret is accepted until `--end`."""
+    assert run("sources", "add", "bot", "--channel", "telegram", "--set", "secret_token=one", "--set", "bot_token=1:a") == 0
+    record = open_record(url)
+    bot = ("bot", "--channel", "telegram")
+    assert run("sources", "rotate", *bot, "--set", "secret_token=two", "--set", "bot_token=1:b") == 0
+    assert "Two are accepted of: secret_token" in capsys.readouterr().out
+    source = record.directory().sources["telegram", "bot"]
+    assert source.secrets("secret_token") == ("two", "one")
+    assert source.secrets("bot_token") == ("1:b",)
+    assert run("sources", "rotate", *bot, "--set", "secret_token=three") == 2
+    assert "is being rotated already" in capsys.readouterr().err
+    assert run("sources", "show", *bot, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["rotating"], shown["live_jobs"]) == (["secret_token"], 0)
+    assert run("sources", "rotate", *bot, "--end", "--set", "secret_token=x") == 2
+    assert run("sources", "rotate", *bot, "--end") == 0
+    assert record.directory().sources["telegram", "bot"].settings == {"secret_token": "two", "bot_token": "1:b"}
+    assert run("sources", "rotate", *bot, "--end") == 2
+    assert run("sources", "rotate", *bot) == 2
+    assert run("sources", "rotate", "nobody", "--channel", "telegram", "--set", "secret_token=x") == 2
+    record.close()
+
+
+def test_a_source_with_live_jobs_stays(url: str, capsys: Capture) -> None:
+    """A source is disabled first and removed when its jobs have ended: their replies need it."""
+    bot = ("bot", "--channel", "telegram")
+    assert run("sources", "add", *bot, "--set", "secret_token=one") == 0
+    record = open_record(url)
+    record.accept([new_job("update-1")], time.time())
+    capsys.readouterr()
+    assert run("sources", "remove", *bot) == 2
+    assert "disable it first" in capsys.readouterr().err
+    assert run("sources", "disable", *bot) == 0
+    assert "1 job(s) of it are alive" in capsys.readouterr().out
+    assert run("sources", "enable", *bot) == run("sources", "disable", *bot, "--json") == 0
+    assert run("jobs", "cancel", "update-1") == run("sources", "remove", *bot, "--json") == 0
+    assert record.directory().sources == {}
+    record.close()
+
+
+def test_the_audit_tells_who_did_what_and_no_secret(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every change by a command is a line with user, action and subject, and no secret; what changed nothing has none."""
+    monkeypatch.setenv("LOGNAME", "ada")
+    record = open_record(url)
+    record.accept([new_job("update-1")], time.time())
+    bot = ("bot", "--channel", "telegram")
+    for command in (
+        ("tenants", "add", "acme"),
+        ("tenants", "add", "acme"),
+        ("tenants", "disable", "acme"),
+        ("tenants", "enable", "acme"),
+        ("tenants", "enable", "acme"),
+        ("sources", "add", *bot, "--set", "secret_token=canary-1"),
+        ("sources", "rotate", *bot, "--set", "secret_token=canary-2"),
+        ("sources", "rotate", *bot, "--end"),
+        ("keys", "create", "--name", "ci"),
+        ("callbacks", "allow", "10.0.0.0/8"),
+        ("callbacks", "secret"),
+        ("jobs", "quarantine", "update-1", "--reason", "odd"),
+        ("jobs", "retry", "update-1"),
+        ("jobs", "replay", "update-1"),
+        ("jobs", "cancel", "update-1"),
+        ("secrets", "rotate"),
+    ):
+        assert run(*command) == 0, command
+    assert run("jobs", "retry", "nothing") == run("tenants", "remove", "acme") == 2
+    shown = capsys.readouterr().out
+    assert run("audit", "list", "--json") == 0
+    text = capsys.readouterr().out
+    entries = json.loads(text)
+    assert [entry["action"] for entry in reversed(entries)] == [
+        *("tenant.added", "tenant.disabled", "tenant.enabled", "source.put", "source.rotated", "source.rotation_ended"),
+        *("key.created", "network.allowed", "callback_secret.shown"),
+        *("job.quarantined", "job.retried", "job.replayed", "job.cancelled", "server_key.rotated"),
+    ]
+    assert {entry["actor"] for entry in entries} == {"cli:ada"}
+    (secret,) = re.findall("whsec_[^ \n]+", shown)
+    (key,) = re.findall("snt_[0-9A-Za-z]{49}", shown)
+    assert not [word for word in ("canary", secret, key) if word in text]
+    assert run("audit", "list", "--action", "key.created") == 0
+    assert re.search(r"cli:ada +key.created +key key_\w+ ", capsys.readouterr().out)
+    record.close()

@@ -5,6 +5,7 @@ Gives documents (JSON values without secrets) and raises what is wrong in words 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -15,14 +16,21 @@ from sentinel.records.directory import AuditEntry
 
 NAME_MAX = 64
 
+CheckSettings = Callable[[Mapping[str, str]], None]
+
 
 @attrs.frozen(eq=False)
 class Administrator:
-    """Somebody at a record, now. `actor` says who, as the audit shows it: `cli:ada`, `key:key_1a2b`."""
+    """
+    Somebody at a record, now. `actor` says who, as the audit shows it: `cli:ada`, `key:key_1a2b`.
+
+    `check_settings` raises BadInput for what the worker would not understand in a source's settings.
+    """
 
     record: Record
     actor: str
     now: float
+    check_settings: CheckSettings = lambda _values: None
 
     def note(self, action: str, subject: str, tenant: str | None, **detail: Any) -> None:
         """Write into the audit, inside the transaction of what was done. No secret may be in `detail`."""

@@ -24,13 +24,18 @@ from sentinel.model import Event, Outgoing, Source, Verdict
 
 @attrs.frozen
 class Setting:
-    """One key of `sentinel sources add --set KEY=VALUE`; `example` is a value that would be valid, where not any text is."""
+    """
+    One key of `sentinel sources add --set KEY=VALUE`; `example` is a value that would be valid, where not any text is.
+
+    A secret that `rotates` proves the platform to us, so two are accepted while it is rotated (`Source.secrets`).
+    """
 
     key: str
     help: str
     required: bool = False
     secret: bool = False
     example: str = ""
+    rotates: bool = False
 
 
 SHARED_SETTINGS = (

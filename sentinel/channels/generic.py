@@ -14,7 +14,7 @@ from sentinel import payload, standard_webhooks
 from sentinel.channels import Channel, Received, Setting
 from sentinel.channels.shared.reading import dig, fingerprint, first_text, short_id, text_at, unclear
 from sentinel.channels.shared.sending import judge_status, post_json, split_text
-from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
+from sentinel.channels.shared.signing import BY_PREVIOUS, check_signature, hmac_hex, known_secret, secrets_of
 from sentinel.edge.checks import Caller
 from sentinel.errors import BadInput, Forged, SettingsError
 from sentinel.http import Request
@@ -31,7 +31,7 @@ class Generic(Channel):
     name = "generic"
     settings = (
         Setting("scheme", f"how the sender proves itself: {STANDARD} (default), hmac-sha256 or bearer", example=STANDARD),
-        Setting("secret", "the shared secret; for standard-webhooks whsec_ and base64", required=True, secret=True),
+        Setting("secret", "the shared secret; for standard-webhooks whsec_ and base64", required=True, secret=True, rotates=True),
         Setting("dedup_field", "dotted path of the item's id (default: id; else webhook-id, else the body's SHA-256)"),
         Setting("text_field", f"dotted path of the user's words (default: the first of {', '.join(TEXT_FIELDS)}; else all)"),
         Setting("conversation_field", "dotted path of the chat's id (default: none, every item stands alone)"),
@@ -62,9 +62,8 @@ class Generic(Channel):
         scheme = source.setting("scheme") or STANDARD
         if scheme not in VERIFIERS:
             raise Forged("The source has a scheme that does not exist.")
-        secret_of(source, "secret")
-        VERIFIERS[scheme](request, source, now)
-        return scheme
+        secrets_of(source, "secret")
+        return scheme + VERIFIERS[scheme](request, source, now)
 
     def parse(self, request: Request, source: Source) -> Received:
         """One event for the whole body. Where no text is found the body itself, as compact JSON, is what was said."""
@@ -89,7 +88,8 @@ class Generic(Channel):
         data = {"job_id": job_id, "external_id": text_at(reply_to, "external_id"), "output_text": part}
         time = datetime.fromtimestamp(int(now), UTC).isoformat().replace("+00:00", "Z")
         message = post_json(url, {"type": "job.completed", "timestamp": time, "data": data})
-        signed = standard_webhooks.signed_headers(_signing_secret(source), job_id, int(now), message.body)
+        each = [standard_webhooks.signed_headers(secret, job_id, int(now), message.body) for secret in _signing_secrets(source)]
+        signed = each[0] | {"webhook-signature": " ".join(one["webhook-signature"] for one in each)}  # receivers may know either
         return Outgoing(url, message.body, {**message.headers, **signed})
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
@@ -108,22 +108,31 @@ class Generic(Channel):
         return Request("POST", f"/webhooks/{self.name}/{source.name}", headers=headers, body=body)
 
 
-def _check_standard(request: Request, source: Source, now: float) -> None:
-    standard_webhooks.verify([source.setting("secret")], request.headers, request.body, now)
+def _check_standard(request: Request, source: Source, now: float) -> str:
+    present, *previous = source.secrets("secret")
+    try:
+        standard_webhooks.verify([present], request.headers, request.body, now)
+    except Forged:
+        standard_webhooks.verify(previous, request.headers, request.body, now)
+        return BY_PREVIOUS
+    return ""
 
 
-def _check_hmac(request: Request, source: Source, now: float) -> None:
+def _check_hmac(request: Request, source: Source, now: float) -> str:
     given = request.header("x-signature-256") or request.header("x-hub-signature-256")
-    check_signature("sha256=" + hmac_hex(secret_of(source, "secret"), request.body), given, "X-Signature-256")
+    expected = ["sha256=" + hmac_hex(secret, request.body) for secret in secrets_of(source, "secret")]
+    return check_signature(expected, given, "X-Signature-256")
 
 
-def _check_bearer(request: Request, source: Source, now: float) -> None:
+def _check_bearer(request: Request, source: Source, now: float) -> str:
     scheme, _, token = request.header("authorization").partition(" ")
-    if scheme.lower() != "bearer" or not same_secret(source.setting("secret"), token.strip()):
+    which = known_secret(source, "secret", token.strip())
+    if scheme.lower() != "bearer" or which is None:
         raise Forged("The header Authorization is missing or wrong.")
+    return which
 
 
-VERIFIERS: Mapping[str, Callable[[Request, Source, float], None]] = {
+VERIFIERS: Mapping[str, Callable[[Request, Source, float], str]] = {
     STANDARD: _check_standard,
     "hmac-sha256": _check_hmac,
     "bearer": _check_bearer,
@@ -168,12 +177,11 @@ def _place(value: dict[str, Any], path: tuple[str, ...], content: str) -> None:
         value[key] = content
 
 
-def _signing_secret(source: Source) -> str:
-    """The secret that signs answers. Only the one of the scheme standard-webhooks is base64 already; others are plain text."""
-    secret = source.setting("secret")
+def _signing_secrets(source: Source) -> list[str]:
+    """The secrets that sign answers. Only those of the scheme standard-webhooks are base64 already; others are plain text."""
     if (source.setting("scheme") or STANDARD) == STANDARD:
-        return secret
-    return standard_webhooks.PREFIX + base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode()
+        return list(source.secrets("secret"))
+    return [standard_webhooks.PREFIX + base64.b64encode(secret).decode() for secret in secrets_of(source, "secret")]
 
 
 channel = Generic()

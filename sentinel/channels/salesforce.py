@@ -25,7 +25,7 @@ from sentinel.channels.shared.sending import (
     split_text,
     utf8_length,
 )
-from sentinel.channels.shared.signing import same_secret
+from sentinel.channels.shared.signing import known_secret, same_secret
 from sentinel.errors import BadInput, Forged, SentinelError
 from sentinel.http import Request, Response, error_headers
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
@@ -59,7 +59,12 @@ class Salesforce(Channel):
     name = "salesforce"
     settings = (
         Setting("organization_id", "the organisation's id (00D...)", required=True, example="00D000000000001EAA"),
-        Setting("path_token", "a secret that the endpoint URL ends with: /TOKEN or ?token=TOKEN (recommended)", secret=True),
+        Setting(
+            "path_token",
+            "a secret that the endpoint URL ends with: /TOKEN or ?token=TOKEN (recommended)",
+            secret=True,
+            rotates=True,
+        ),
         Setting("access_token", "the token that comments are posted with", secret=True),
         Setting("text_field", f"the field with the user's words (default: the first of {', '.join(TEXT_FIELDS)})"),
         Setting("sender_field", f"the field that says who (default: the first of {', '.join(SENDER_FIELDS)})"),
@@ -76,13 +81,14 @@ class Salesforce(Channel):
         Raises BadInput for malformed XML, because the id is inside. An id is no secret; a path_token is one.
         """
         token = source.setting("path_token")
-        if token and not same_secret(token, _url_token(request)):
+        which = known_secret(source, "path_token", _url_token(request)) if token else ""
+        if which is None:
             raise Forged("The token in the URL is missing or wrong.")
         given = _child_text(_notifications(request.body), "OrganizationId")
         expected = source.setting("organization_id")
         if not same_secret(expected[:SIGNIFICANT], given[:SIGNIFICANT]):
             raise Forged("The OrganizationId is missing or wrong.")
-        return "organization-id+path-token" if token else "organization-id"
+        return f"organization-id+path-token{which}" if token else "organization-id"
 
     def parse(self, request: Request, source: Source) -> Received:
         """One event per Notification, of which there are at most 100. Raises BadInput for more."""

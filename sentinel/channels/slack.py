@@ -25,7 +25,7 @@ from sentinel.channels.shared.sending import (
     retry,
     split_text,
 )
-from sentinel.channels.shared.signing import check_signature, hmac_hex, secret_of
+from sentinel.channels.shared.signing import check_signature, hmac_hex, secrets_of
 from sentinel.edge.checks import Caller
 from sentinel.errors import BadInput
 from sentinel.http import Request, Response, json_response
@@ -56,7 +56,7 @@ class Slack(Channel):
 
     name = "slack"
     settings = (
-        Setting("signing_secret", "the app's signing secret", required=True, secret=True),
+        Setting("signing_secret", "the app's signing secret", required=True, secret=True, rotates=True),
         Setting("bot_token", "the xoxb- token; without it only slash commands and buttons are answered", secret=True),
     )
     content_types = ("application/json", FORM)
@@ -67,12 +67,11 @@ class Slack(Channel):
         """Version v0 of Slack's signature. The probe `ssl_check` comes unsigned, and `parse` makes nothing of it."""
         if _is_ssl_check(request):
             return "ssl_check"
-        key = secret_of(source, "signing_secret")
+        secrets = secrets_of(source, "signing_secret")
         timestamp = request.header("x-slack-request-timestamp")
         check_timestamp("X-Slack-Request-Timestamp", timestamp, now)
-        expected = _signature(key, timestamp, request.body)
-        check_signature(expected, request.header("x-slack-signature"), "X-Slack-Signature")
-        return "slack-v0"
+        expected = [_signature(secret, timestamp, request.body) for secret in secrets]
+        return "slack-v0" + check_signature(expected, request.header("x-slack-signature"), "X-Slack-Signature")
 
     def parse(self, request: Request, source: Source) -> Received:
         """The events of any of the three kinds of webhook, told apart by content type and then by field, never by guessing."""

@@ -15,7 +15,7 @@ from sentinel import payload
 from sentinel.channels import Channel, Received, Setting
 from sentinel.channels.shared.reading import dig, first_text, received, short_id, text_at, unclear
 from sentinel.channels.shared.sending import base_of, failed, judge_status, post_json, read_answer, retry, split_text, utf16_length
-from sentinel.channels.shared.signing import same_secret
+from sentinel.channels.shared.signing import known_secret
 from sentinel.errors import Forged
 from sentinel.http import Request
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
@@ -31,16 +31,17 @@ class Telegram(Channel):
 
     name = "telegram"
     settings = (
-        Setting("secret_token", "the secret_token given to setWebhook (A-Z a-z 0-9 _ -)", required=True, secret=True),
+        Setting("secret_token", "the secret_token given to setWebhook (A-Z a-z 0-9 _ -)", required=True, secret=True, rotates=True),
         Setting("bot_token", "the token from BotFather; without it nothing is sent", secret=True, example="110201543:AAHdqTcv"),
     )
     text_limit = "4096 UTF-16 code units"
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """Telegram shows a fixed secret and signs nothing, so the secret proves the sender, not the body."""
-        if not same_secret(source.setting("secret_token"), request.header(SECRET_HEADER)):
+        which = known_secret(source, "secret_token", request.header(SECRET_HEADER))
+        if which is None:
             raise Forged("The header X-Telegram-Bot-Api-Secret-Token is missing or wrong.")
-        return "secret-token"
+        return "secret-token" + which
 
     def parse(self, request: Request, source: Source) -> Received:
         """The one update of a webhook: an event for a message or a pressed button; edits, polls and the rest are ignored."""

@@ -23,7 +23,7 @@ from sentinel.channels.shared.sending import (
     split_text,
     utf16_length,
 )
-from sentinel.channels.shared.signing import check_signature, hmac_hex, same_secret, secret_of
+from sentinel.channels.shared.signing import check_signature, hmac_hex, known_secret, secrets_of
 from sentinel.errors import Forged
 from sentinel.http import Request, Response
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
@@ -52,8 +52,8 @@ class WhatsApp(Channel):
 
     name = "whatsapp"
     settings = (
-        Setting("app_secret", "the Meta app's secret, which signs every webhook", required=True, secret=True),
-        Setting("verify_token", "the token typed beside the callback URL in the App Dashboard", secret=True),
+        Setting("app_secret", "the Meta app's secret, which signs every webhook", required=True, secret=True, rotates=True),
+        Setting("verify_token", "the token typed beside the callback URL in the App Dashboard", secret=True, rotates=True),
         Setting("access_token", "the token that replies are sent with; without it nothing is sent", secret=True),
         Setting("phone_number_id", "the number that replies leave from when a webhook names none", example="106540352242922"),
     )
@@ -62,17 +62,16 @@ class WhatsApp(Channel):
     def handshake(self, request: Request, source: Source) -> Response:
         """The challenge as it came, for a subscription that knows the verify token. Raises Forged for any other GET."""
         asked = request.parameters()
-        known = same_secret(source.setting("verify_token"), asked.get("hub.verify_token", ""))
-        if asked.get("hub.mode") != "subscribe" or not known:
+        known = known_secret(source, "verify_token", asked.get("hub.verify_token", ""))
+        if asked.get("hub.mode") != "subscribe" or known is None:
             raise Forged("This is not a subscription with the right hub.verify_token.")
         challenge = asked.get("hub.challenge", "").encode("utf-8", "replace")
         return Response(200, challenge, (("content-type", "text/plain; charset=utf-8"),))
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """Meta signs the raw body with the app secret. It signs no time: only de-duplication defends against replay."""
-        expected = "sha256=" + hmac_hex(secret_of(source, "app_secret"), request.body)
-        check_signature(expected, request.header("x-hub-signature-256"), "X-Hub-Signature-256")
-        return "hmac-sha256"
+        expected = ["sha256=" + hmac_hex(secret, request.body) for secret in secrets_of(source, "app_secret")]
+        return "hmac-sha256" + check_signature(expected, request.header("x-hub-signature-256"), "X-Hub-Signature-256")
 
     def parse(self, request: Request, source: Source) -> Received:
         """One event per message: a webhook batches entries, their changes, and the messages of a change."""

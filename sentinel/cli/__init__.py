@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sentinel import __version__
 from sentinel.cli import (
+    audit,
     chaos,
     conversations,
     demo,
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         secrets,
         jobs,
         tenants,
+        audit,
         subscriptions,
         conversations,
         chaos,

@@ -8,16 +8,17 @@ import time
 
 from sentinel.administration import Administrator
 from sentinel.errors import BadInput
-from sentinel.records import configured_record
+from sentinel.records import Record, configured_record
 from sentinel.settings import Settings
+from worker.tools_allowed import check_tools
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 
 
-def administrator(settings: Settings) -> Administrator:
+def administrator(settings: Settings, record: Record | None = None) -> Administrator:
     """The user of this command, at the record that the settings name."""
-    return Administrator(configured_record(settings), f"cli:{_user()}", time.time())
+    return Administrator(record or configured_record(settings), f"cli:{_user()}", time.time(), check_tools)
 
 
 def read_duration(text: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from sentinel.cli.acting import administrator
 from sentinel.cli.output import print_json, print_table
 from sentinel.keyring import SETTING, Keyring, open_keyring
 from sentinel.records import Record, open_record
@@ -33,10 +34,13 @@ def run_show(options: argparse.Namespace, settings: Settings) -> None:
 def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
     """Make the newest key the one in force: a fresh one in the file, or the first that the setting names."""
     record, keyring = _open(settings)
+    admin = administrator(settings, record)
     record.directory()  # says which key is missing, before anything is made
     if not keyring.given:
         keyring.add()
-    key_id = record.rotate_server_key()
+    with admin.record.transaction():
+        key_id = record.rotate_server_key()
+        admin.note("server_key.rotated", f"server key {key_id}", None)
     keyring.forget_all_but(record.server_key_uses().keys() | {key_id})
     _print(options, record, keyring)
 

@@ -1,83 +1,133 @@
-"""`sentinel sources add | list | remove`: where webhooks come from."""
+"""`sentinel sources add | list | show | rotate | disable | enable | remove`: where webhooks come from."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sentinel.administration import check_name
-from sentinel.administration.tenants import check_tenant
-from sentinel.channels import SHARED_SETTINGS, Channel, channels, check_shared, find_channel
-from sentinel.cli.output import print_json, print_table
-from sentinel.errors import BadInput, Conflict
-from sentinel.model import DEFAULT_TENANT, Source
-from sentinel.records import configured_record
+from sentinel.administration import sources
+from sentinel.channels import SHARED_SETTINGS, Setting, channels
+from sentinel.cli.acting import administrator
+from sentinel.cli.output import print_document, print_json, print_table
+from sentinel.errors import BadInput, NotFound
+from sentinel.model import DEFAULT_TENANT
 from sentinel.settings import Settings
-from worker.tools_allowed import check_tools
 
 FROM_FILES = ("http_tools", "schema")  # `--set KEY=@FILE` reads the value from a file
+
+COLUMNS = ("channel", "name", "tenant", "set", "rotating", "disabled_at")
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to the parser."""
-    sources = commands.add_parser("sources", help="where webhooks come from").add_subparsers(metavar="COMMAND", required=True)
-    add = sources.add_parser(
-        "add",
-        help="add a source, or replace its settings",
-        epilog=_settings_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add.add_argument("name", help="the last part of its URL: /webhooks/CHANNEL/NAME")
-    add.add_argument("--channel", required=True, choices=sorted(channels()))
+    family = commands.add_parser("sources", help="where webhooks come from").add_subparsers(metavar="COMMAND", required=True)
+    described = {"epilog": _settings_help(), "formatter_class": argparse.RawDescriptionHelpFormatter}
+    add = family.add_parser("add", help="add a source, or replace its settings", **described)
     add.add_argument("--tenant", default=DEFAULT_TENANT)
-    add.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="env:NAME as the value reads it from there")
     add.set_defaults(run=run_add)
-    listing = sources.add_parser("list", help="show the sources, without their secrets")
-    listing.add_argument("--json", action="store_true")
+    listing = family.add_parser("list", help="show the sources, without their secrets")
+    listing.add_argument("--tenant")
     listing.set_defaults(run=run_list)
-    remove = sources.add_parser("remove", help="remove a source")
-    remove.add_argument("name")
-    remove.add_argument("--channel", required=True, choices=sorted(channels()))
-    remove.set_defaults(run=run_remove)
+    rotate = family.add_parser("rotate", help="change settings; of a secret, the old one is accepted until --end", **described)
+    rotate.add_argument("--end", action="store_true", help="accept only the present secrets from now on")
+    rotate.set_defaults(run=run_rotate)
+    others = []
+    for name, run, text in (
+        ("show", run_show, "show a source, without its secrets, and how many of its jobs are alive"),
+        ("disable", run_disable, "take no webhooks of it; its live jobs are still answered"),
+        ("enable", run_enable, "take them again"),
+        ("remove", run_remove, "remove a source none of whose jobs is alive"),
+    ):
+        command = family.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        others.append(command)
+    for command in (add, rotate, *others):
+        command.add_argument("name", help="the last part of its URL: /webhooks/CHANNEL/NAME")
+        command.add_argument("--channel", required=True, choices=sorted(channels()))
+    for command in (add, rotate):
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="env:NAME as the value reads it from there"
+        )
+    for command in (add, listing, rotate, *others):
+        command.add_argument("--json", action="store_true")
 
 
 def run_add(options: argparse.Namespace, settings: Settings) -> None:
     """Check the settings against the channel's table, then keep them."""
-    check_name("source", options.name)
     values = read_values(options.set, os.environ)
-    check_values(find_channel(options.channel), values)
-    record = configured_record(settings)
-    check_tenant(record, options.tenant)
-    if not record.put_source(Source(options.tenant, options.channel, options.name, values), time.time()):
-        raise Conflict(f"Another tenant has a {options.channel} source of the name {options.name}.")
-    print(f"Webhooks for it go to /webhooks/{options.channel}/{options.name}")
+    document = sources.put(administrator(settings), options.tenant, options.channel, options.name, values)
+    print_json(document) if options.json else print(f"Webhooks for it go to {document['path']}")
 
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show each source with the names of what is set."""
-    rows = [
-        {"channel": source.channel, "name": source.name, "tenant": source.tenant, "set": ", ".join(sorted(source.settings))}
-        for source in configured_record(settings).directory().sources.values()
-    ]
+    rows = sources.listing(administrator(settings), options.tenant)
     if options.json:
         print_json(rows)
+        return
+    shown = [row | {"set": ", ".join(row["set"]), "rotating": ", ".join(row["rotating"])} for row in rows]
+    print_table(shown, COLUMNS, "There are no sources; see: sentinel sources add --help")
+
+
+def run_show(options: argparse.Namespace, settings: Settings) -> None:
+    """Show one source."""
+    document = sources.show(administrator(settings), options.channel, options.name)
+    print_json(document) if options.json else print_document(document)
+
+
+def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
+    """Begin or end the rotation of secrets."""
+    admin = administrator(settings)
+    if options.end and options.set:
+        raise BadInput("Either --set begins a rotation, or --end ends one.")
+    if options.end:
+        document = sources.end_rotation(admin, options.channel, options.name)
     else:
-        print_table(rows, ("channel", "name", "tenant", "set"), "There are no sources; see: sentinel sources add --help")
+        document = sources.rotate(admin, options.channel, options.name, read_values(options.set, os.environ))
+    if options.json:
+        print_json(document)
+    elif document["rotating"]:
+        print(f"Two are accepted of: {', '.join(document['rotating'])}.")
+        print("In 5 seconds, change it at the platform; when nothing comes by the old one any more, rotate with --end.")
+    else:
+        print(f"Only what is set now is accepted for {options.channel}/{options.name}.")
+
+
+def run_disable(options: argparse.Namespace, settings: Settings) -> None:
+    """Disable it, and say what is still alive."""
+    _disable(options, settings, disabled=True)
+
+
+def run_enable(options: argparse.Namespace, settings: Settings) -> None:
+    """Enable it again."""
+    _disable(options, settings, disabled=False)
+
+
+def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool) -> None:
+    document = sources.disable(administrator(settings), options.channel, options.name, disabled=disabled)
+    if options.json:
+        print_json(document)
+    elif disabled:
+        print(f"{document['path']} takes no more webhooks. {document['live_jobs']} job(s) of it are alive and will end.")
+    else:
+        print(f"{options.channel}/{options.name} takes webhooks.")
 
 
 def run_remove(options: argparse.Namespace, settings: Settings) -> int:
-    """Remove the source; its jobs stay."""
-    record = configured_record(settings)
-    source = record.directory().sources.get((options.channel, options.name))
-    if source is None or not record.remove_source(source):
-        print(f"There is no {options.channel} source {options.name}.", file=sys.stderr)
+    """Remove the source; 1 if there is none."""
+    try:
+        sources.remove(administrator(settings), options.channel, options.name)
+    except NotFound as error:
+        print(f"sentinel: {error.detail}", file=sys.stderr)
         return 1
-    print(f"Removed {options.channel}/{options.name}.")
+    if options.json:
+        print_json({"channel": options.channel, "name": options.name, "removed": True})
+    else:
+        print(f"Removed {options.channel}/{options.name}.")
     return 0
 
 
@@ -87,7 +137,7 @@ def read_values(pairs: Sequence[str], environ: Mapping[str, str]) -> dict[str, s
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise BadInput(f"--set takes KEY=VALUE, not {key!r}.")
+            raise BadInput("--set takes KEY=VALUE, and there is one without a `=`.")
         if value.startswith("env:"):
             name = value.removeprefix("env:")
             if name not in environ:
@@ -106,25 +156,15 @@ def _read_file(key: str, name: str) -> str:
         raise BadInput(f"--set {key}=@{name}: the file cannot be read ({error}).") from None
 
 
-def check_values(channel: Channel, values: Mapping[str, str]) -> None:
-    """Raise BadInput for a key that the channel does not have, or one that it needs."""
-    known = {setting.key: setting for setting in (*channel.settings, *SHARED_SETTINGS)}
-    for key in values:
-        if key not in known:
-            raise BadInput(f"{channel.name} has no setting {key!r}; it has {', '.join(sorted(known))}.")
-    for key, setting in known.items():
-        if setting.required and not values.get(key):
-            raise BadInput(f"{channel.name} needs --set {key}=… ({setting.help}).")
-    check_shared(values)
-    check_tools(values)
-    channel.check_settings(values)
-
-
 def _settings_help() -> str:
-    lines = ["settings by channel (* needed):"]
+    lines = ["settings by channel (* needed, + two are accepted while it is rotated):"]
     for name, channel in sorted(channels().items()):
         lines.append(f"  {name}")
-        lines += [f"    {'*' if setting.required else ' '} {setting.key:<20} {setting.help}" for setting in channel.settings]
+        lines += [_line(setting) for setting in channel.settings]
     lines.append("  every channel")
-    lines += [f"      {setting.key:<20} {setting.help}" for setting in SHARED_SETTINGS]
+    lines += [_line(setting) for setting in SHARED_SETTINGS]
     return "\n".join(lines).replace("%", "%%")
+
+
+def _line(setting: Setting) -> str:
+    return f"   {'*' if setting.required else ' '}{'+' if setting.rotates else ' '} {setting.key:<20} {setting.help}"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sentinel import payload
+from sentinel import payload, standard_webhooks
 from sentinel.channels import SHARED_SETTINGS, Channel, channels, find_channel
 from sentinel.errors import BadInput, Forged, NotFound, SettingsError, Unavailable
 from sentinel.http import Request
-from sentinel.model import Outcome, Outgoing, Source
+from sentinel.model import PREVIOUS, Outcome, Outgoing, Source
 
 NOW = 1_764_000_000.0
 TEXT = "What is 2 < 3 & 5 > 4? 🙂 «é»"
@@ -72,6 +72,66 @@ def check_events(received):
             assert "\0" not in text
             text.encode()
         assert json.loads(payload.encode_json(event.reply_to)) == event.reply_to
+
+
+@every_channel
+class TestRotation:
+    def test_two_secrets_are_accepted(self, channel):
+        """While a secret is rotated, a webhook by either is genuine and the proof tells which; afterwards only by one."""
+        old = source_of(channel)
+        for key in (setting.key for setting in channel.settings if setting.rotates):
+            fresh = base64.b64encode(f"a new secret for {key}".encode()).decode()
+            both = attrs.evolve(old, settings={**old.settings, key: fresh, key + PREVIOUS: old.setting(key)})
+            only = attrs.evolve(old, settings={**old.settings, key: fresh})
+            by_old, by_new = channel.sample(old, TEXT, 1, NOW), channel.sample(both, TEXT, 2, NOW)
+            proof = channel.verify(by_new, both, NOW)
+            assert "previous" not in proof
+            assert channel.verify(by_new, only, NOW) == proof
+            if by_old.headers == channel.sample(only, TEXT, 1, NOW).headers and by_old.path == by_new.path:
+                continue  # a secret of the handshake alone
+            assert channel.verify(by_old, both, NOW) == f"{proof}, previous secret"
+            with pytest.raises(Forged):
+                channel.verify(by_old, only, NOW)
+
+    def test_no_third_secret_is_accepted(self, channel):
+        """What is neither the present secret nor the one before it proves nothing, and an empty previous one opens no door."""
+        old = source_of(channel)
+        for key in (setting.key for setting in channel.settings if setting.rotates):
+            request = channel.sample(old, TEXT, 1, NOW)
+            values = {name: base64.b64encode(name.encode()).decode() for name in (key, key + PREVIOUS)}
+            for others in (values, {key: values[key], key + PREVIOUS: ""}):
+                changed = attrs.evolve(old, settings=old.settings | others)
+                if channel.sample(changed, TEXT, 1, NOW) == request:
+                    continue  # a secret of the handshake alone
+                with pytest.raises(Forged):
+                    channel.verify(request, changed, NOW)
+
+
+@pytest.mark.parametrize("given", ["one", "two", "three", ""])
+def test_whatsapp_takes_either_verify_token(given):
+    """The handshake is answered for the present token and the previous one, and for no other."""
+    source = Source("t", "whatsapp", "shop", {"app_secret": "s", "verify_token": "two", "verify_token_previous": "one"})
+    request = Request("GET", "/webhooks/whatsapp/shop", f"hub.mode=subscribe&hub.verify_token={given}&hub.challenge=7")
+    if given in ("one", "two"):
+        assert find_channel("whatsapp").handshake(request, source).body == b"7"
+    else:
+        with pytest.raises(Forged):
+            find_channel("whatsapp").handshake(request, source)
+
+
+@pytest.mark.parametrize("scheme", ["standard-webhooks", "hmac-sha256", "bearer"])
+def test_generic_rotates_in_every_scheme_and_signs_with_both(scheme):
+    """Each scheme takes either secret; what is sent is signed with both, so that its receiver may know either."""
+    channel = find_channel("generic")
+    old, new = (base64.b64encode(word * 24).decode() for word in (b"o", b"n"))
+    settings = {"scheme": scheme, "secret": new, "secret_previous": old, "forward_url": "https://receiver.example"}
+    source = Source("t", "generic", "shop", settings)
+    request = channel.sample(attrs.evolve(source, settings=settings | {"secret": old}), TEXT, 1, NOW)
+    assert channel.verify(request, source, NOW) == f"{scheme}, previous secret"
+    sent = channel.send(source, {}, "Hi", "job-1", NOW)
+    for secret in (old, new):
+        known = secret if scheme == "standard-webhooks" else "whsec_" + base64.b64encode(secret.encode()).decode()
+        assert standard_webhooks.verify([known], sent.headers, sent.body, NOW) == "job-1"
 
 
 @every_channel

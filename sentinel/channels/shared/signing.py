@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 
 from sentinel.errors import Forged
 from sentinel.model import Source
+
+BY_PREVIOUS = ", previous secret"  # in the name of a proof: the sender has not changed over yet
 
 
 def same_secret(expected: str, given: str) -> bool:
@@ -15,20 +18,36 @@ def same_secret(expected: str, given: str) -> bool:
     return hmac.compare_digest(*(value.encode("utf-8", "surrogatepass") for value in (expected, given)))
 
 
-def check_signature(expected: str, given: str, header: str) -> None:
-    """Raise Forged unless the signature in `header` is the expected one; the message tells missing from wrong, nothing more."""
+def known_secret(source: Source, key: str, given: str) -> str | None:
+    """If `given` is the source's secret, what to add to the proof's name: nothing, or that it is the previous one. Else None."""
+    matches = [same_secret(secret, given) for secret in source.secrets(key)]
+    return _which(matches) if any(matches) else None
+
+
+def check_signature(expected: Iterable[str], given: str, header: str) -> str:
+    """
+    Raise Forged unless the signature in `header` is one of the expected ones, by the present secret and by the previous one.
+
+    The message tells missing from wrong, nothing more. What to add to the proof's name: nothing, or that it is by the previous one.
+    """
     if not given:
         raise Forged(f"The header {header} is missing.")
-    if not same_secret(expected, given):
+    matches = [same_secret(one, given) for one in expected]
+    if not any(matches):
         raise Forged(f"The header {header} does not match the body.")
+    return _which(matches)
 
 
-def secret_of(source: Source, key: str) -> bytes:
-    """The secret's bytes. Raises Forged when it is not set: an empty key would let anybody sign."""
-    secret = source.setting(key)
-    if not secret:
+def secrets_of(source: Source, key: str) -> list[bytes]:
+    """The bytes of each secret that is accepted. Raises Forged when none is set: an empty key would let anybody sign."""
+    secrets = source.secrets(key)
+    if not secrets:
         raise Forged(f"The source has no {key}, so nothing it is sent can be genuine.")
-    return secret.encode("utf-8", "surrogatepass")
+    return [secret.encode("utf-8", "surrogatepass") for secret in secrets]
+
+
+def _which(matches: list[bool]) -> str:
+    return "" if matches[0] else BY_PREVIOUS
 
 
 def hmac_hex(key: bytes, message: bytes) -> str:
