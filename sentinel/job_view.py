@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sentinel.model import Job, State
-from sentinel.records import CallbackState, Step
+from sentinel.records import Step
+from sentinel.records.callbacks import CallbackState
 
 API_STATUS = {
     State.SCHEDULED: "queued",

@@ -45,6 +45,26 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     return _signature(key, message_id, str(timestamp), body)
 
 
+def rotated(text: str, fresh: str, until: float) -> str:
+    """
+    A tenant's callback secrets as one text, after a rotation: `fresh`, and the one before it, which signs too until then.
+
+    Of a text without a rotation, the secret is the text.
+    """
+    return f"{fresh} {text.split(' ', maxsplit=1)[0]} {int(until)}"
+
+
+def in_force(text: str, now: float) -> list[str]:
+    """The secrets of such a text that sign now, the newest first."""
+    newest, *before = text.split(" ")
+    return [newest, before[0]] if len(before) == 2 and now < float(before[1]) else [newest]
+
+
+def sign_all(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> str:
+    """The value of `webhook-signature` with one signature by each secret, of which any will do. Raises what `sign` raises."""
+    return " ".join([sign(secret, message_id, timestamp, body) for secret in secrets])
+
+
 def signed_headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
     """The three headers of one attempt. Raises what `sign` raises."""
     return {

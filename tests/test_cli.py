@@ -17,6 +17,8 @@ from sentinel.cli import main
 from sentinel.edge.keys import is_well_formed, keyed_hash
 from sentinel.model import NewJob, State, job_id
 from sentinel.records import Ending, open_record
+from sentinel.records.callbacks import Attempt, CallbackState
+from sentinel.records.directory import AuditFilter
 from sentinel.records.spool import Spool
 
 Capture = pytest.CaptureFixture[str]
@@ -227,6 +229,42 @@ def test_the_callback_secret_stays_the_same(url: str, capsys: Capture) -> None:
     assert standard_webhooks.sign(first, "id", 1, b"x").startswith("v1,")
     assert run("callbacks", "allow", "127.0.0.1/32") == 0
     assert run("callbacks", "allow", "localhost") == 2
+
+
+def test_deliveries_are_listed_and_sent_again(url: str, capsys: Capture) -> None:
+    """The list has every callback without its URL, one job's list every attempt, and retry puts it back unless it is under way."""
+    record = open_record(url)
+    record.accept([new_job("a", channel="api", options={"callback_url": "https://caller.example/hook?key=s3cret"})], time.time())
+    worker = record.register("w", "1:?", 1, "ready", time.time())
+    (claim,) = record.claim(worker, 1, time.time())
+    record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], time.time())
+    (callback,) = record.claim_callbacks(1, 30, time.time())
+    assert run("deliveries", "retry", claim.job.id) == 2
+    assert "being sent" in capsys.readouterr().err
+    record.settle_callback(callback, Attempt("failed", "the receiver answered 410", None, 410, gone=True), time.time())
+    assert run("deliveries", "list", "--state", "failed") == 0
+    shown = capsys.readouterr().out
+    assert "caller.example" in shown
+    assert "s3cret" not in shown
+    assert run("deliveries", "list", claim.job.id, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["status"] == 410
+    assert run("deliveries", "retry", claim.job.id) == 0
+    assert record.find_callback(claim.job.id) == CallbackState("pending", 0, None)
+    assert run("deliveries", "retry", "nothing") == 2
+    assert [entry.action for entry in record.audit(AuditFilter())] == ["delivery.retried"]
+    record.close()
+
+
+def test_a_callback_secret_is_rotated(url: str, capsys: Capture) -> None:
+    """The new secret is shown and is the one that is shown from now on; a grace that is none is refused."""
+    run("callbacks", "secret", "--json")
+    old = json.loads(capsys.readouterr().out)["secret"]
+    assert run("callbacks", "rotate", "--grace", "1h", "--json") == 0
+    new = json.loads(capsys.readouterr().out)["secret"]
+    run("callbacks", "secret", "--json")
+    assert json.loads(capsys.readouterr().out)["secret"] == new != old
+    assert run("callbacks", "rotate", "--grace", "soon") == 2
+    assert run("callbacks", "rotate", "--grace", "31d") == 2
 
 
 def test_jobs_are_listed_shown_and_helped_along(url: str, capsys: Capture) -> None:

@@ -1,6 +1,7 @@
 """Brings results to the URLs that callers gave, signed per Standard Webhooks, at the times of its published schedule.
 
-A callback has a life of its own: the job has ended, and stays ended whatever happens here.
+A callback has a life of its own: the job has ended, and stays ended whatever happens here. What came of every attempt is logged in
+the record. A job that a person had run again is another message, with a webhook-id of its own: its result may differ.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 import trio
@@ -15,27 +17,30 @@ import trio
 from sentinel import payload, standard_webhooks
 from sentinel.channels.shared.sending import retry_after
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import RefusedAddress, SendFailed, Unavailable
+from sentinel.errors import HostRests, RefusedAddress, SendFailed, Unavailable
 from sentinel.job_view import API_STATUS, iso
 from sentinel.logs import Outage, log
 from sentinel.model import Job, Outcome, Outgoing, Verdict
 from sentinel.outbound import Answer, Outbound
-from sentinel.records import Callback, Store
+from sentinel.records import Store
+from sentinel.records.callbacks import Attempt, Callback
 from sentinel.retry import callback_delay_seconds
 
 LOOK_SECONDS = 0.1
 AT_A_TIME = 64
 AT_A_TIME_PER_TENANT = 16
+AT_A_TIME_PER_HOST = 8  # of one tenant
 
 
 @attrs.frozen(eq=False)
 class Callbacks:
-    """Sends the callbacks that are due. `under_way` counts them by tenant: one with a dead receiver waits for itself only."""
+    """Sends the callbacks that are due. They are counted by tenant and by receiver: a dead one holds up itself only."""
 
     store: Store
     directory: DirectoryFollower
     outbound: Outbound
-    under_way: Counter[str] = attrs.field(factory=Counter)
+    by_tenant: Counter[str] = attrs.field(factory=Counter)
+    by_receiver: Counter[str] = attrs.field(factory=Counter)
     outage: Outage = attrs.field(factory=lambda: Outage("callbacks.record_unavailable"))
 
     async def run(self) -> None:
@@ -44,19 +49,26 @@ class Callbacks:
             while True:
                 due = await self._claim()
                 for callback in due:
-                    self.under_way[callback.tenant] += 1
+                    self._count(callback, 1)
                     nursery.start_soon(self._bring_one, callback)
                 if not due:
                     await trio.sleep(LOOK_SECONDS)
 
+    def _count(self, callback: Callback, more: int) -> None:
+        for counter, name in ((self.by_tenant, callback.tenant), (self.by_receiver, f"{callback.tenant} {callback.host}")):
+            counter[name] += more
+            if not counter[name]:
+                del counter[name]
+
     async def _claim(self) -> list[Callback]:
-        free = AT_A_TIME - self.under_way.total()
-        busy = [tenant for tenant, count in self.under_way.items() if count >= AT_A_TIME_PER_TENANT]
+        free = AT_A_TIME - self.by_tenant.total()
+        busy = [tenant for tenant, count in self.by_tenant.items() if count >= AT_A_TIME_PER_TENANT]
+        busy += [receiver for receiver, count in self.by_receiver.items() if count >= AT_A_TIME_PER_HOST]
         if not free:
             return []
         try:
             # Each is sent at once and within its deadline, so twice that is lease enough.
-            lease_seconds = self.outbound.seconds_max * 2
+            lease_seconds, busy = self.outbound.seconds_max * 2, busy + self.outbound.resting()
             due = await self.store.call(self.store.record.claim_callbacks, free, lease_seconds, time.time(), busy)
         except Unavailable as error:
             self.outage.failed(error.detail)
@@ -70,40 +82,56 @@ class Callbacks:
         except Unavailable as error:  # the lease runs out, and the callback is sent again
             log.warning("callback.unsettled", job=callback.job_id, reason=error.detail)
         finally:
-            self.under_way[callback.tenant] -= 1
+            self._count(callback, -1)
 
     async def _bring(self, callback: Callback) -> None:
         job = await self.store.call(self.store.record.find_job, callback.job_id)
         if job is not None and not job.state.ended:
             return  # a person put it back into the queue; its next ending opens a callback of its own
-        verdict = await self._send(callback, job) if job else Verdict(Outcome.FAILED, "the job is gone")
-        state, next_at = {Outcome.SENT: "delivered", Outcome.FAILED: "failed"}.get(verdict.outcome, "pending"), None
-        if state == "pending":
-            delay = callback_delay_seconds(callback.attempts, random.random(), verdict.retry_after_seconds)
-            state, next_at = ("failed", None) if delay is None else ("pending", time.time() + delay)
-        error = verdict.reason or None
-        await self.store.call(self.store.record.settle_callback, callback, state, next_at, error, time.time())
-        log.info("callback.settled", job=callback.job_id, state=state, attempts=callback.attempts, reason=verdict.reason)
+        attempt = await self._attempt(callback, job)
+        await self.store.call(self.store.record.settle_callback, callback, attempt, time.time())
+        outcome = {"state": attempt.state, "attempts": callback.attempts, "status": attempt.status, "reason": attempt.error}
+        log.info("callback.settled", job=callback.job_id, host=callback.host, **outcome)
 
-    async def _send(self, callback: Callback, job: Job) -> Verdict:
+    async def _attempt(self, callback: Callback, job: Job | None) -> Attempt:
+        if job is None:
+            return Attempt("failed", "the job is gone", tried=False)
+        if callback.gone_at is not None:
+            return Attempt("failed", f"the receiver is disabled: it answered 410 at {iso(callback.gone_at)}", tried=False)
         await self.directory.refresh()  # a network that was allowed a moment ago must not be refused for good
-        secret = self.directory.current.callback_secrets.get(callback.tenant) or await self._make_secret(callback.tenant)
-        outgoing = build_callback(job, callback.url, secret, time.time())
+        outgoing = build_callback(job, callback, await self._secrets(callback.tenant), time.time())
+        networks, began, status = self.directory.current.networks.get(callback.tenant, ()), time.monotonic(), None
         try:
-            return judge(
-                await self.outbound.send(outgoing, self.directory.current.networks.get(callback.tenant, ()), callback.tenant)
-            )
+            answer = await self.outbound.send(outgoing, networks, callback.tenant)
+            verdict, status = judge(answer), answer.status
+        except HostRests as error:
+            return Attempt("pending", error.detail, time.time() + error.seconds, tried=False)
         except RefusedAddress as error:
-            return Verdict(Outcome.FAILED, error.detail)
+            verdict = Verdict(Outcome.FAILED, error.detail)
         except SendFailed as error:
-            return Verdict(Outcome.RETRY, error.detail)
+            verdict = Verdict(Outcome.RETRY, error.detail)
+        return settled(callback, verdict, status, time.monotonic() - began, random.random())
 
-    async def _make_secret(self, tenant: str) -> str:
-        return await self.store.call(self.store.record.callback_secret, tenant, standard_webhooks.new_secret())
+    async def _secrets(self, tenant: str) -> list[str]:
+        """The secrets that sign a tenant's callbacks now: one, and in the time after a rotation the one before it too."""
+        if known := self.directory.current.callback_secrets.get(tenant):
+            return standard_webhooks.in_force(known, time.time())
+        return [await self.store.call(self.store.record.callback_secret, tenant, standard_webhooks.new_secret())]
 
 
-def build_callback(job: Job, url: str, secret: str, now: float) -> Outgoing:
-    """The signed request that tells a caller how its job ended. The webhook-id is the job's: the same for every attempt."""
+def settled(callback: Callback, verdict: Verdict, status: int | None, seconds: float, chance: float) -> Attempt:
+    """What is written of an attempt: a failure that may pass is tried again by the schedule, until that is at its end."""
+    error, seconds = verdict.reason or None, round(seconds, 3)
+    if verdict.outcome is Outcome.SENT:
+        return Attempt("delivered", None, None, status, seconds)
+    delay = callback_delay_seconds(callback.attempts, chance, verdict.retry_after_seconds)
+    if verdict.outcome is Outcome.FAILED or delay is None:
+        return Attempt("failed", error, None, status, seconds, gone=status == 410)
+    return Attempt("pending", error, time.time() + delay, status, seconds)
+
+
+def build_callback(job: Job, callback: Callback, secrets: Sequence[str], now: float) -> Outgoing:
+    """The signed request that tells a caller how its job ended: in every attempt the same id and body, signed for its time."""
     result = job.result or {}
     data = {
         "id": job.id,
@@ -116,11 +144,11 @@ def build_callback(job: Job, url: str, secret: str, now: float) -> Outgoing:
     body = payload.encode_json({"type": f"job.{API_STATUS[job.state]}", "timestamp": iso(job.finished_at), "data": data})
     headers = {
         "content-type": "application/json",
-        "webhook-id": job.id,
+        "webhook-id": callback.webhook_id,
         "webhook-timestamp": str(int(now)),
-        "webhook-signature": standard_webhooks.sign(secret, job.id, int(now), body),
+        "webhook-signature": standard_webhooks.sign_all(secrets, callback.webhook_id, int(now), body),
     }
-    return Outgoing(url, body, headers, guarded=True)
+    return Outgoing(callback.url, body, headers, guarded=True)
 
 
 def judge(answer: Answer) -> Verdict:

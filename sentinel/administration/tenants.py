@@ -14,6 +14,8 @@ from sentinel.records import Record
 from sentinel.records.directory import Directory
 from sentinel.secret import Secret
 
+GRACE_SECONDS_MAX = 30 * 86_400.0
+
 
 def check_tenant(record: Record, name: str) -> Tenant:
     """The tenant. Raises NotFound unless it was added."""
@@ -75,6 +77,18 @@ def callback_secret(admin: Administrator, name: str) -> Secret:
         secret = admin.record.callback_secret(name, standard_webhooks.new_secret())
         admin.note("callback_secret.shown", f"tenant {name}", name)
     return Secret(secret)
+
+
+def rotate_callback_secret(admin: Administrator, name: str, grace_seconds: float) -> Secret:
+    """A new secret for the tenant's callbacks; for `grace_seconds` they are signed with the one before it too."""
+    fresh = standard_webhooks.new_secret()
+    if grace_seconds > GRACE_SECONDS_MAX:
+        raise BadInput("The grace is at most 30 days.")
+    with admin.record.transaction():
+        check_tenant(admin.record, name)
+        admin.record.rotate_callback_secret(name, fresh, admin.now + grace_seconds)
+        admin.note("callback_secret.rotated", f"tenant {name}", name, grace_seconds=grace_seconds)
+    return Secret(fresh)
 
 
 def allow_network(admin: Administrator, name: str, network: str) -> str:

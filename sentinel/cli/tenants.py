@@ -1,4 +1,4 @@
-"""`sentinel tenants add | list | show | disable | enable | remove`, `sentinel callbacks secret | allow`."""
+"""`sentinel tenants add | list | show | disable | enable | remove`, `sentinel callbacks secret | rotate | allow`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from sentinel.administration import tenants
-from sentinel.cli.acting import administrator
+from sentinel.cli.acting import administrator, read_duration
 from sentinel.cli.output import print_document, print_json, print_table
 from sentinel.model import DEFAULT_TENANT
 from sentinel.settings import Settings
@@ -35,10 +35,13 @@ def add_commands(commands: Any) -> None:
     callbacks = commands.add_parser("callbacks", help="how results reach callers").add_subparsers(metavar="COMMAND", required=True)
     secret = callbacks.add_parser("secret", help="show the secret that signs a tenant's callbacks")
     secret.set_defaults(run=run_secret)
+    rotate = callbacks.add_parser("rotate", help="make a new secret; the old one signs beside it for a while")
+    rotate.add_argument("--grace", default="24h", metavar="DURATION", help="how long: 90s, 15m, 24h (default), 30d")
+    rotate.set_defaults(run=run_rotate)
     allow = callbacks.add_parser("allow", help="let a tenant's callbacks go to an inside network, also by plain http")
     allow.add_argument("network", help="such as 127.0.0.1/32")
     allow.set_defaults(run=run_allow)
-    for command in (secret, allow):
+    for command in (secret, rotate, allow):
         command.add_argument("--tenant", default=DEFAULT_TENANT)
         command.add_argument("--json", action="store_true")
 
@@ -103,6 +106,12 @@ def run_remove(options: argparse.Namespace, settings: Settings) -> None:
 def run_secret(options: argparse.Namespace, settings: Settings) -> None:
     """Show the secret; it is made on first use."""
     secret = tenants.callback_secret(administrator(settings), options.tenant).reveal()
+    print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
+
+
+def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
+    """Make a new secret, and show it."""
+    secret = tenants.rotate_callback_secret(administrator(settings), options.tenant, read_duration(options.grace)).reveal()
     print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
 
 

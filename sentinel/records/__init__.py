@@ -15,6 +15,7 @@ import trio
 from sentinel.errors import SettingsError
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, Hint, Job, NewJob, State
+from sentinel.records.callbacks import CallbackRecord
 from sentinel.records.directory import DirectoryRecord
 from sentinel.records.effects import EffectsRecord
 from sentinel.records.memory import MemoryRecord
@@ -24,7 +25,6 @@ from sentinel.settings import Settings
 RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
 MERGED_MAX = 20  # messages of a chat in one prompt, beside the first
-CALLBACKS_PER_TENANT = 8  # in one claim; so that one tenant's dead receiver does not hold up the others
 
 T = TypeVar("T")
 
@@ -117,26 +117,6 @@ class Ending:
 
 
 @attrs.frozen
-class Callback:
-    """A result on its way to its caller's URL; `attempts` counts this one."""
-
-    job_id: str
-    tenant: str
-    url: str
-    attempts: int
-    lease_token: str = attrs.field(repr=False)
-
-
-@attrs.frozen
-class CallbackState:
-    """How far a job's callback is: pending, delivered or failed."""
-
-    status: str
-    attempts: int
-    last_error: str | None
-
-
-@attrs.frozen
 class JobFilter:
     """Which jobs to list, newest first. None means any; `before` is the sequence to go on from."""
 
@@ -148,7 +128,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, Protocol):
+class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:
@@ -197,9 +177,6 @@ class Record(DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, Proto
 
     def retry(self, job_id: str, now: float) -> bool:
         """Put a failed, cancelled or quarantined job back; False if it is in no such state or was never understood."""
-
-    def find_callback(self, job_id: str) -> CallbackState | None:
-        """The state of the job's callback, or None if it has none yet."""
 
     # Working: what a worker does.
     def register(self, name: str, process: str, slots: int, status: str, now: float) -> int:
@@ -255,16 +232,6 @@ class Record(DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, Proto
 
     def workers(self) -> list[Worker]:
         """The workers that have not been declared dead."""
-
-    def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
-        """
-        Callbacks that are due, none of a `busy` tenant and at most CALLBACKS_PER_TENANT of any.
-
-        Each is back in the queue after `lease_seconds` unless settled.
-        """
-
-    def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
-        """Write what came of a callback (`delivered`, `failed`, or `pending` until `next_at`); False for a lost lease."""
 
     def prune(self, before: float) -> int:
         """Remove up to 1,000 jobs that ended before that time, with all that belongs to them; how many. Quarantined ones stay."""

@@ -18,6 +18,7 @@ class Directory:
     """
     Who may do what: sources by (channel, name), live keys by hash, networks, callback secrets and subscriptions by tenant.
 
+    Callback secrets are to be read by `standard_webhooks.in_force`.
     `server_key_id` names the server key that seals the record's secrets; None as long as it has none.
     """
 
@@ -116,6 +117,9 @@ class DirectoryRecord(Protocol):
 
     def callback_secret(self, tenant: str, candidate: str) -> str:
         """The tenant's callback secret; `candidate` becomes it if there is none yet."""
+
+    def rotate_callback_secret(self, tenant: str, fresh: str, until: float) -> None:
+        """Make `fresh` the tenant's callback secret; the one before it signs too until that time."""
 
     def allow_network(self, tenant: str, network: str) -> None:
         """Let the tenant's callbacks go to this network (CIDR), also by plain http."""

@@ -5,7 +5,6 @@ No driver here: a store's file gives the connection, the placeholders and the er
 
 from __future__ import annotations
 
-import uuid
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +14,9 @@ import attrs
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.processes import is_gone
 from sentinel.records import (
-    CALLBACKS_PER_TENANT,
     LEASE_SECONDS,
     MERGED_MAX,
     RESCUES_MAX,
-    Callback,
-    CallbackState,
     Ending,
     JobFilter,
     Lease,
@@ -32,6 +28,7 @@ from sentinel.records import (
     Worker,
     rows,
 )
+from sentinel.records.sql_callbacks import SqlCallbacks
 from sentinel.records.sql_directory import SqlDirectory
 from sentinel.records.sql_effects import SqlEffects
 from sentinel.records.sql_memory import SqlMemory
@@ -42,12 +39,13 @@ PRUNED_TABLES = (
     "prune_steps",
     "prune_outbox",
     "prune_effects",
+    "prune_callback_attempts",
     "prune_callbacks",
     "prune_jobs",
 )
 
 
-class SqlRecord(SqlDirectory, SqlMemory, SqlEffects):
+class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlCallbacks):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod
@@ -136,10 +134,6 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects):
             self._run("forget_callback", id=job_id)
             self._step(job_id, "retried_by_hand", now)
             return True
-
-    def find_callback(self, job_id: str) -> CallbackState | None:
-        row = self._first("find_callback", id=job_id)
-        return CallbackState(row["state"], row["attempts"], row["last_error"]) if row else None
 
     # Working
 
@@ -254,24 +248,6 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects):
             for row in self._all("workers")
             if not is_gone(row["process"])
         ]
-
-    def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
-        if not self._first("callback_due", now=now):
-            return []
-        with self._transaction():
-            token = uuid.uuid4().hex
-            share = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "busy": rows.encode(busy)}
-            claimed = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **share)
-        return [Callback(**row) for row in claimed]
-
-    def settle_callback(self, callback: Callback, state: str, next_at: float | None, error: str | None, now: float) -> bool:
-        with self._transaction():
-            owner = {"id": callback.job_id, "token": callback.lease_token}
-            written = self._run("settle_callback", **owner, state=state, next_at=next_at, error=error, now=now)
-            if written:
-                step = {"delivered": "callback_delivered", "failed": "callback_failed"}.get(state, "callback_postponed")
-                self._step(callback.job_id, step, now, error)
-        return bool(written)
 
     def prune(self, before: float) -> int:
         with self._transaction():

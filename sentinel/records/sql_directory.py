@@ -17,6 +17,7 @@ from sentinel.records.directory import AuditEntry, AuditFilter, Directory
 from sentinel.records.sql_metering import SqlMetering
 from sentinel.sealing import ServerKey, key_id_of, seal, unseal
 from sentinel.secret import Secret
+from sentinel.standard_webhooks import rotated
 
 
 class SqlDirectory(SqlMetering):
@@ -131,7 +132,14 @@ class SqlDirectory(SqlMetering):
             sealed = seal(candidate, self._key_in_force(), _callback_owner(tenant))
             self._run("set_callback_secret", tenant=tenant, secret=sealed)
             found = {row["name"]: row for row in self._all("tenants")}
-            return self._callback_secret(found[tenant])
+            return self._callback_secret(found[tenant]).split(" ")[0]
+
+    def rotate_callback_secret(self, tenant: str, fresh: str, until: float) -> None:
+        with self._transaction():
+            key = self._key_in_force()
+            (row,) = [row for row in self._all("tenants") if row["name"] == tenant]
+            text = rotated(self._callback_secret(row), fresh, until) if row["callback_secret"] else fresh
+            self._run("reseal_callback_secret", tenant=tenant, secret=seal(text, key, _callback_owner(tenant)))
 
     def allow_network(self, tenant: str, network: str) -> None:
         with self._transaction():

@@ -104,9 +104,6 @@ ON CONFLICT (sequence) DO UPDATE SET place = 'ready', chat = EXCLUDED.chat, run_
 -- name: reopen_outbox
 UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id::uuid AND state = 'failed'
 
--- name: forget_callback
-DELETE FROM callbacks WHERE job_id = :id::uuid
-
 -- name: add_step
 INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, :step, attempt, :detail FROM jobs WHERE id = :id::uuid
 
@@ -294,44 +291,12 @@ remembered AS (
     ON CONFLICT DO NOTHING)
 SELECT place FROM written
 
--- name: open_callback
-INSERT INTO callbacks(job_id, tenant, url, next_at)
-SELECT id, tenant, options::json->>'callback_url', :now FROM jobs
-WHERE id = :id::uuid AND options::json->>'callback_url' IS NOT NULL AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
-ON CONFLICT DO NOTHING
-
--- name: find_callback
-SELECT state, attempts, last_error, url FROM callbacks WHERE job_id = :id::uuid
-
--- name: callback_due
-SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
-
--- name: claim_callbacks
-UPDATE callbacks SET lease_token = :token::uuid, next_at = :lease_until, attempts = attempts + 1
-WHERE job_id = ANY(ARRAY(
-    SELECT job_id FROM callbacks WHERE state = 'pending' AND next_at <= :now AND job_id IN (
-        SELECT job_id FROM (
-            SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY next_at) AS place FROM callbacks
-            WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT json_array_elements_text(:busy::json))) AS due
-        WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
-    FOR UPDATE SKIP LOCKED))
-RETURNING job_id, tenant, url, attempts, lease_token
-
--- name: settle_callback
-UPDATE callbacks SET state = :state, next_at = coalesce(:next_at::float8, next_at), last_error = :error, lease_token = NULL,
-                     settled_at = CASE WHEN :state = 'pending' THEN NULL ELSE :now::float8 END
-WHERE job_id = :id::uuid AND lease_token = :token::uuid
-
 -- name: prune_steps
 DELETE FROM job_steps WHERE job = ANY(ARRAY(
     SELECT sequence FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
 
 -- name: prune_outbox
 DELETE FROM outbox WHERE job_id = ANY(ARRAY(
-    SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
-
--- name: prune_callbacks
-DELETE FROM callbacks WHERE job_id = ANY(ARRAY(
     SELECT id FROM jobs WHERE finished_at < :before AND created_at < :before AND state <> 'quarantined' ORDER BY sequence LIMIT 1000))
 
 -- name: prune_jobs

@@ -86,9 +86,6 @@ WHERE id = :id AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT
 -- name: reopen_outbox
 UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id AND state = 'failed'
 
--- name: forget_callback
-DELETE FROM callbacks WHERE job_id = :id
-
 -- name: add_step
 INSERT INTO job_steps(job_id, at, step, attempt, detail) SELECT id, :now, :step, attempt, :detail FROM jobs WHERE id = :id
 
@@ -213,40 +210,11 @@ UPDATE jobs SET state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN :r
                 last_error = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' ELSE coalesce(:error, last_error) END
 WHERE id = :id AND lease_token = :token RETURNING state
 
--- name: open_callback
-INSERT INTO callbacks(job_id, tenant, url, next_at)
-SELECT id, tenant, options->>'callback_url', :now FROM jobs
-WHERE id = :id AND options->>'callback_url' IS NOT NULL AND state IN ('succeeded', 'failed', 'cancelled', 'quarantined')
-ON CONFLICT DO NOTHING
-
--- name: find_callback
-SELECT state, attempts, last_error, url FROM callbacks WHERE job_id = :id
-
--- name: callback_due
-SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
-
--- name: claim_callbacks
-UPDATE callbacks SET lease_token = :token, next_at = :lease_until, attempts = attempts + 1
-WHERE job_id IN (
-    SELECT job_id FROM (
-        SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY next_at) AS place FROM callbacks
-        WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT value FROM json_each(:busy)))
-    WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
-RETURNING job_id, tenant, url, attempts, lease_token
-
--- name: settle_callback
-UPDATE callbacks SET state = :state, next_at = coalesce(:next_at, next_at), last_error = :error, lease_token = NULL,
-                     settled_at = CASE WHEN :state = 'pending' THEN NULL ELSE :now END
-WHERE job_id = :id AND lease_token = :token
-
 -- name: prune_steps
 DELETE FROM job_steps WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
 
 -- name: prune_outbox
 DELETE FROM outbox WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
-
--- name: prune_callbacks
-DELETE FROM callbacks WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
 
 -- name: prune_jobs
 DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)

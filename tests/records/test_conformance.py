@@ -16,10 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sentinel.model import Claim, Key, Source, State
 from sentinel.processes import process_name
 from sentinel.records import (
-    CALLBACKS_PER_TENANT,
     LEASE_SECONDS,
     RESCUES_MAX,
-    CallbackState,
     Ending,
     JobFilter,
     Lease,
@@ -28,6 +26,8 @@ from sentinel.records import (
     Record,
     Reply,
 )
+from sentinel.records.callbacks import CALLBACKS_PER_HOST, CALLBACKS_PER_TENANT, Attempt, CallbackState
+from sentinel.standard_webhooks import in_force
 from tests.records.conftest import NOW, TENANT, Bench, new_job, open_store
 
 ENDS = [State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED]
@@ -796,10 +796,10 @@ class TestCallbacks:
         (second,) = bench.record.claim_callbacks(9, 30, NOW + 30)
         assert second.attempts == 2
         story = bench.record.story(job_id)
-        assert not bench.record.settle_callback(first, "delivered", None, None, NOW + 31)
+        assert not bench.record.settle_callback(first, Attempt("delivered"), NOW + 31)
         assert bench.record.story(job_id) == story
-        assert bench.record.settle_callback(second, "delivered", None, None, NOW + 31)
-        assert not bench.record.settle_callback(second, "failed", None, "late", NOW + 32)
+        assert bench.record.settle_callback(second, Attempt("delivered"), NOW + 31)
+        assert not bench.record.settle_callback(second, Attempt("failed", "late"), NOW + 32)
         assert bench.record.find_callback(job_id) == CallbackState("delivered", 2, None)
         assert bench.last_step(job_id).step == "callback_delivered"
         assert bench.record.claim_callbacks(9, 30, NOW + 9999) == []
@@ -808,11 +808,11 @@ class TestCallbacks:
         """A callback that is to be tried again is due at the time that was said."""
         job_id = end_as(bench, State.FAILED, dead_process, options=CALLBACK)
         (callback,) = bench.record.claim_callbacks(9, 30, NOW)
-        assert bench.record.settle_callback(callback, "pending", NOW + 300, "503", NOW + 1)
+        assert bench.record.settle_callback(callback, Attempt("pending", "503", NOW + 300), NOW + 1)
         assert bench.record.find_callback(job_id) == CallbackState("pending", 1, "503")
         assert bench.record.claim_callbacks(9, 30, NOW + 299) == []
         (again,) = bench.record.claim_callbacks(9, 30, NOW + 300)
-        assert bench.record.settle_callback(again, "failed", None, "410", NOW + 301)
+        assert bench.record.settle_callback(again, Attempt("failed", "410"), NOW + 301)
         assert [step for step in bench.steps(job_id) if "callback" in step] == ["callback_postponed", "callback_failed"]
 
     def test_no_more_than_asked_for(self, bench, dead_process):
@@ -823,11 +823,90 @@ class TestCallbacks:
 
     def test_no_tenant_takes_all(self, bench, dead_process):
         """A claim holds a bounded share of one tenant's callbacks, and none of a busy one's."""
-        for _ in range(CALLBACKS_PER_TENANT + 2):
-            end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        for number in range(CALLBACKS_PER_TENANT + 2):
+            end_as(bench, State.SUCCEEDED, dead_process, options={"callback_url": f"https://{number}.example/"})
         assert bench.record.claim_callbacks(99, 30, NOW, [TENANT]) == []
         assert len(bench.record.claim_callbacks(99, 30, NOW)) == CALLBACKS_PER_TENANT
         assert len(bench.record.claim_callbacks(99, 30, NOW)) == 2
+
+    def test_no_receiver_takes_all(self, bench, dead_process):
+        """Of a tenant's receivers each has a bounded share of a claim, whoever was first; a busy one has none."""
+        slow, fast = "https://Slow.example:8443?secret=1", "https://fast.example/hook"
+        for url in [slow] * (CALLBACKS_PER_HOST + 3) + [fast] * 2:
+            end_as(bench, State.SUCCEEDED, dead_process, options={"callback_url": url})
+        busy = [f"{TENANT} slow.example:8443"]
+        assert [callback.host for callback in bench.record.claim_callbacks(1, 30, NOW, busy)] == ["fast.example"]
+        claimed = [callback.host for callback in bench.record.claim_callbacks(99, 30, NOW)]
+        assert sorted(claimed) == ["fast.example"] + ["slow.example:8443"] * CALLBACKS_PER_HOST
+
+    def test_what_was_not_tried_is_no_attempt(self, bench, dead_process):
+        """A callback that was claimed and not sent is due again when that was said, with its attempts as they were."""
+        job_id = end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        (callback,) = bench.record.claim_callbacks(9, 30, NOW)
+        assert bench.record.settle_callback(callback, Attempt("pending", "resting", NOW + 5, tried=False), NOW)
+        assert bench.record.find_callback(job_id) == CallbackState("pending", 0, "resting")
+        assert bench.record.attempts(job_id) == []
+        assert bench.record.claim_callbacks(9, 30, NOW + 4) == []
+        assert bench.record.claim_callbacks(9, 30, NOW + 5)[0].attempts == 1
+
+    def test_every_attempt_is_logged(self, bench, dead_process):
+        """Each attempt leaves a line: the message's id, when, how long, and what came of it; the list tells how things are."""
+        job_id = end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        for place, attempt in enumerate(
+            (Attempt("pending", "HTTP 503", NOW, 503, 0.25), Attempt("delivered", None, None, 204, 0.5))
+        ):
+            (callback,) = bench.record.claim_callbacks(9, 30, NOW + place)
+            assert bench.record.settle_callback(callback, attempt, NOW + place)
+        logged = bench.record.attempts(job_id)
+        assert [
+            (line.webhook_id, line.attempt, line.at, line.seconds, line.status, line.outcome, line.error) for line in logged
+        ] == [
+            (job_id, 1, NOW, 0.25, 503, "pending", "HTTP 503"),
+            (job_id, 2, NOW + 1, 0.5, 204, "delivered", None),
+        ]
+        (entry,) = bench.record.list_callbacks(TENANT, "delivered", 10)
+        assert (entry.job_id, entry.host, entry.attempts, entry.settled_at) == (job_id, "caller.example", 2, NOW + 1)
+        assert bench.record.list_callbacks(None, "failed", 10) == bench.record.list_callbacks("nobody", None, 10) == []
+
+    def test_a_receiver_that_is_gone(self, bench, dead_process):
+        """After 410 a receiver's other callbacks know that it is gone, another tenant's do not, and a retry by hand forgets it."""
+        bench.record.add_tenant("other", NOW)
+        first, second = (end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK) for _ in range(2))
+        end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK, tenant="other")
+        (callback,) = bench.record.claim_callbacks(1, 30, NOW)
+        assert bench.record.settle_callback(callback, Attempt("failed", "410", None, 410, gone=True), NOW + 1)
+        claimed = {callback.tenant: callback for callback in bench.record.claim_callbacks(9, 30, NOW + 2)}
+        assert (claimed[TENANT].gone_at, claimed["other"].gone_at) == (NOW + 1, None)
+        other_job = {first, second} - {callback.job_id}
+        assert {claimed[TENANT].job_id} == other_job
+        assert not bench.record.retry_callback(*other_job, NOW + 3), "it is being sent"
+        assert bench.record.retry_callback(callback.job_id, NOW + 3)
+        assert bench.last_step(callback.job_id).step == "callback_retried_by_hand"
+        (again,) = bench.record.claim_callbacks(9, 30, NOW + 3)
+        assert (again.job_id, again.attempts, again.gone_at) == (callback.job_id, 1, None)
+        assert not bench.record.retry_callback("no job", NOW)
+
+    def test_a_rerun_is_another_message(self, bench, dead_process):
+        """All attempts of one run have one webhook-id; the result of a job that was run again by hand has another."""
+        job_id = end_as(bench, State.FAILED, dead_process, options=CALLBACK)
+        assert [bench.record.claim_callbacks(9, 30, NOW + later)[0].webhook_id for later in (0, 30)] == [job_id] * 2
+        for number in (2, 3):
+            bench.record.retry(job_id, NOW)
+            bench.end(bench.claim()[0], State.FAILED, error="why")
+            (callback,) = bench.record.claim_callbacks(9, 30, NOW + 100)
+            assert callback.webhook_id == f"{job_id}-{number}"
+
+    def test_secrets_are_rotated(self, bench):
+        """A rotated secret is in force at once, and the one before it until its time is over; the first needs no rotation."""
+        old = bench.record.callback_secret(TENANT, "whsec_old")
+        bench.record.rotate_callback_secret(TENANT, "whsec_new", NOW + 60)
+        assert bench.record.callback_secret(TENANT, "whsec_other") == "whsec_new"
+        known = bench.record.directory().callback_secrets[TENANT]
+        assert in_force(known, NOW + 59) == ["whsec_new", old]
+        assert in_force(known, NOW + 60) == ["whsec_new"]
+        bench.record.add_tenant("fresh", NOW)
+        bench.record.rotate_callback_secret("fresh", "whsec_first", NOW)
+        assert bench.record.callback_secret("fresh", "whsec_other") == "whsec_first"
 
     def test_a_retry_opens_a_new_one(self, bench, dead_process):
         """A job that is retried tells its caller again when it ends again."""
@@ -835,7 +914,7 @@ class TestCallbacks:
         (old,) = bench.record.claim_callbacks(9, 30, NOW)
         bench.record.retry(job_id, NOW)
         assert bench.record.find_callback(job_id) is None
-        assert not bench.record.settle_callback(old, "delivered", None, None, NOW)
+        assert not bench.record.settle_callback(old, Attempt("delivered"), NOW)
         bench.end(bench.claim()[0], State.SUCCEEDED)
         assert bench.record.find_callback(job_id) == CallbackState("pending", 0, None)
 
