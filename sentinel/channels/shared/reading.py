@@ -46,12 +46,12 @@ def dig(value: Any, *path: str) -> Any:
 
 
 def text_at(value: Any, *path: str) -> str:
-    """The string at the end of the path; "" if there is none."""
-    for key in path:  # `dig` again, without the call: a webhook asks for a dozen texts
+    """The string at the end of the path; "" if there is none. The same walk as `dig`: a webhook asks a dozen times."""
+    for key in path:
         if type(value) is not dict and not isinstance(value, Mapping):
             return ""
         value = value.get(key)
-    return value if type(value) is str else ""
+    return value if isinstance(value, str) else ""
 
 
 def list_at(value: Any, *path: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
+from functools import lru_cache
 
 from sentinel.errors import Forged
 from sentinel.model import Source
@@ -52,4 +53,12 @@ def _which(matches: list[bool]) -> str:
 
 def hmac_hex(key: bytes, message: bytes) -> str:
     """HMAC-SHA256 in lower-case hex."""
-    return hmac.digest(key, message, "sha256").hex()
+    signing = _keyed(key).copy()
+    signing.update(message)
+    return signing.hexdigest()
+
+
+@lru_cache(1_024)
+def _keyed(key: bytes) -> hmac.HMAC:
+    """The state of an HMAC that has hashed its key: a third of the time of a short message, and no hand-over of the interpreter."""
+    return hmac.new(key, digestmod="sha256")
