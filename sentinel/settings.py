@@ -193,6 +193,12 @@ class Settings:
     )
     memory_days: int = _setting(30, _count, "a whole number of days, at least 1", "how long turns, summaries and notes are kept")
     forgotten_text: str = _setting("I have forgotten what we said here.", str, "text", "the answer to /forget")
+    apology: str = _setting(
+        "Sorry, I could not answer that. Please try again later.",
+        str,
+        "text, or off",
+        "said after the last failed attempt",
+    )
     log_format: str = _setting("text", _one_of("text", "json"), "text or json", "how log lines look")
     log_level: str = _setting(
         "info", _one_of("debug", "info", "warning", "error"), "debug, info, warning, error", "the least to log"

@@ -21,6 +21,7 @@ from sentinel.http import Response, json_response
 
 _ANSWERS: tuple[tuple[str, Response], ...] = (
     (r"/v[\d.]+/[^/]+/messages", json_response(200, {"messaging_product": "whatsapp", "messages": [{"id": "wamid.stand-in"}]})),
+    (r"/bot[^/]+/sendChatAction", json_response(200, {"ok": True, "result": True})),
     (r"/bot[^/]+/sendMessage", json_response(200, {"ok": True, "result": {"message_id": 1}})),
     (r"/api/chat\.postMessage", json_response(200, {"ok": True, "ts": "1764000000.000100"})),
     (
@@ -47,6 +48,11 @@ class Delivery:
         value = payload.decode_json(self.body)
         return next((text for path in _TEXTS if isinstance(text := dig(value, *path), str)), "")
 
+    @property
+    def is_indicator(self) -> bool:
+        """Whether it only shows that an answer is being made."""
+        return b'"typing_indicator"' in self.body or self.path.endswith(("/sendChatAction", "/assistant.threads.setStatus"))
+
 
 Judge = Callable[[Delivery], Response | None]
 
@@ -57,6 +63,7 @@ class StandIn:
 
     url: str = ""
     deliveries: list[Delivery] = attrs.field(factory=list)
+    indicators: list[Delivery] = attrs.field(factory=list)
     misbehave: Judge | None = None
 
     def base(self, label: str) -> str:
@@ -76,7 +83,7 @@ class StandIn:
         delivery = Delivery(label, f"/{path}", headers, await _read(receive))
         answer = self.misbehave(delivery) if self.misbehave else None
         if answer is None:
-            self.deliveries.append(delivery)
+            (self.indicators if delivery.is_indicator else self.deliveries).append(delivery)
             answer = next(response for pattern, response in _ANSWERS if re.fullmatch(pattern, delivery.path))
         raw = [(name.encode(), value.encode()) for name, value in answer.headers]
         await send({"type": "http.response.start", "status": answer.status, "headers": raw})

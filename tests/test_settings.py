@@ -56,6 +56,7 @@ EXAMPLES = {
     "memory_tokens_max": ("500", 500, ("0", "many")),
     "memory_days": ("1", 1, ("0", "-1")),
     "forgotten_text": ("Gone.", "Gone.", ()),
+    "apology": ("Sorry.", "Sorry.", ()),
     "log_format": ("JSON", "json", ("xml",)),
     "log_level": ("Debug", "debug", ("loud",)),
     "processes": ("2", 2, COUNTS),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import attrs
 import trio
@@ -27,7 +29,8 @@ from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
 from worker.engine import Engine
 from worker.presence import Presence, Running, Stopped
-from worker.prompts import remembers
+from worker.prompts import APOLOGY_FOR, apology_text, build_result, remembers
+from worker.typing import Typing
 
 DELIVERIES_MAX = 64
 CLAIM_AGAIN_SECONDS = 1.0
@@ -47,6 +50,7 @@ class Jobs:
     claiming: Claiming
     offers: Offers | None = None
     _agent: Agent = attrs.field(init=False)
+    _nursery: trio.Nursery | None = attrs.field(init=False, default=None)
     _slots: trio.Semaphore = attrs.field(init=False)
     _places: trio.Semaphore = attrs.field(init=False)
     _idle: trio.Event = attrs.field(factory=trio.Event)
@@ -59,6 +63,7 @@ class Jobs:
     async def run(self, stopping: trio.Event) -> None:
         """Claim and run until `stopping` is set; then let what runs end within the grace, and give the rest back."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             async with trio.open_nursery() as claiming:
                 claiming.start_soon(self._claim_for_ever, nursery)
                 await stopping.wait()
@@ -118,18 +123,11 @@ class Jobs:
         ending: Ending | None = None
         try:
             with running.scope:
-                ending = await self._work(running)
+                ending = await self._work_or_apologise(running)
         except LeaseLost:
             running.stopped = Stopped.LEASE_LOST
         except Unavailable as error:
             ending = _again(claim, error.detail, uncount=True)
-        except GenerationTimeout as error:
-            ending = _again(claim, error.detail)
-        except GenerationFailed as error:
-            ending = Ending(claim.job.id, claim.lease_token, State.FAILED, error.detail)
-        except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
-            log.exception("job.crashed", job=claim.job.id, error=repr(error)[:300])
-            ending = _again(claim, repr(error)[:300])
         finally:
             self._places.release()
         await self._end(running, ending or _stopped_ending(running))
@@ -137,21 +135,59 @@ class Jobs:
         if not self.presence.running:
             self._idle.set()
 
+    async def _work_or_apologise(self, running: Running) -> Ending:
+        """How the claim ends. One that fails for good before there is an answer says so in the chat."""
+        claim = running.claim
+        try:
+            return await self._work(running)
+        except (LeaseLost, Unavailable):
+            raise
+        except GenerationTimeout as error:
+            ending = _again(claim, error.detail)
+        except GenerationFailed as error:
+            ending = Ending(claim.job.id, claim.lease_token, State.FAILED, error.detail)
+        except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
+            log.exception("job.crashed", job=claim.job.id, error=repr(error)[:300])
+            ending = _again(claim, repr(error)[:300])
+        return ending if running.answered or ending.state is not State.FAILED else await self._apologise(running, ending)
+
+    async def _apologise(self, running: Running, ending: Ending) -> Ending:
+        """Deliver an apology by way of the outbox, where there is a chat to say it in; the ending stays a failure."""
+        claim = running.claim
+        with suppress(NotFound):
+            source = await self.delivery.source(claim.job)
+            text = apology_text(source, self.settings)
+            if text and (parts := self.delivery.parts(claim.job, source, text)):
+                result = build_result("", "error") | {APOLOGY_FOR: ending.error or ""}
+                await self._save(running, result, parts)
+                delivered = await self.delivery.deliver(claim, parts)
+                return ending if delivered.state.ended else delivered
+        return ending
+
+    async def _save(self, running: Running, result: dict[str, Any], parts: list[str]) -> None:
+        claim = running.claim
+        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, result, parts)):
+            raise LeaseLost
+        running.answered = True
+
     async def _work(self, running: Running) -> Ending:
         claim = running.claim
+        running.answered = claim.job.result is not None
         log.info("job.claimed", job=claim.job.id, channel=claim.job.channel, attempt=claim.job.attempt)
         notice = Notice.of(claim.job.options)
         try:
             if claim.job.result is not None:
                 fresh = None
             else:
-                fresh = await self._tell(claim, notice) if notice else await self._generate(running)
+                fresh = await self._tell(running, notice) if notice else await self._generate(running)
         finally:
             self._slots.release()
         return await self._remembered(running.claim, await self.delivery.deliver(running.claim, fresh))
 
     async def _remembered(self, claim: Claim, ending: Ending) -> Ending:
-        """The ending, which makes the job a turn of its chat where its source wants that."""
+        """The ending, which makes the job a turn of its chat where its source wants that; an apology ends a failure."""
+        if ending.state is State.SUCCEEDED and claim.job.result is not None and APOLOGY_FOR in claim.job.result:
+            return attrs.evolve(ending, state=State.FAILED, error=str(claim.job.result[APOLOGY_FOR]))
         if ending.state is not State.SUCCEEDED or claim.job.chat is None:
             return ending
         with suppress(NotFound):
@@ -166,15 +202,16 @@ class Jobs:
         except NotFound:
             raise GenerationFailed("The job's source was removed.") from None
         claim = running.claim = await self._with_later_messages(claim, source)
-        answer = await self._agent.answer(claim, source, running.report)
+        with self._typing(claim, source):
+            answer = await self._agent.answer(claim, source, running.report)
         parts = [] if answer.silent else self.delivery.parts(claim.job, source, answer.text)
-        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, answer.result, parts)):
-            raise LeaseLost
+        await self._save(running, answer.result, parts)
         log.info("job.generated", job=claim.job.id, finish=answer.result["finish_reason"], **answer.result["usage"])
         return parts
 
-    async def _tell(self, claim: Claim, notice: Notice) -> list[str]:
+    async def _tell(self, running: Running, notice: Notice) -> list[str]:
         """Store what a person is told who was refused; the parts to send: none if they were told within the hour."""
+        claim = running.claim
         try:
             source = await self.delivery.source(claim.job)
         except NotFound:
@@ -183,9 +220,19 @@ class Jobs:
         again = last is not None and claim.job.received_at - last.received_at < HOUR_SECONDS
         parts = [] if again else self.delivery.parts(claim.job, source, notice.text)
         result = {"output_text": notice.text, "finish_reason": "refused"}
-        if not await insist(self.commits.replies, Reply(claim.job.id, claim.lease_token, result, parts)):
-            raise LeaseLost
+        await self._save(running, result, parts)
         return parts
+
+    @contextmanager
+    def _typing(self, claim: Claim, source: Source | None) -> Iterator[None]:
+        """Shows in the chat that something is being made, meanwhile."""
+        scope = trio.CancelScope()
+        assert self._nursery is not None
+        self._nursery.start_soon(Typing(self.delivery.outbound).show, claim.job, source, scope)
+        try:
+            yield
+        finally:
+            scope.cancel()
 
     async def _with_later_messages(self, claim: Claim, source: Source | None) -> Claim:
         """The claim, and in its job what came soon after it in its chat, where the source wants that."""

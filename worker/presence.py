@@ -49,6 +49,7 @@ class Running:
     progress: float = 0.0
     reported: float = 0.0
     stopped: Stopped | None = None
+    answered: bool = False  # whether there is a reply in the record
 
     def report(self, progress: float, _piece: str) -> None:
         """Note how far the job is."""

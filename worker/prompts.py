@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sentinel.channels import is_on
+from sentinel.edge.notices import Notice
 from sentinel.model import Job, Source
 from sentinel.records.memory import Turn
 from sentinel.settings import Settings
 from worker.engine import Generation, Message, Prompt
+
+APOLOGY_FOR = "apology_for"  # in the result of a job that failed: what was said instead of an answer was an apology
 
 # "/forget", also with a bot's name behind it (Telegram, in groups) or a mention before it (Slack).
 _FORGET = re.compile(r"\s*(?:<@\w+>\s*)?[/!]forget(?:@\w+)?\s*", re.ASCII | re.IGNORECASE)
@@ -19,8 +22,8 @@ SUMMARISE = "Summarise this conversation in a few sentences. Keep names, numbers
 
 
 def remembers(job: Job, source: Source | None) -> bool:
-    """Whether the job is to be a turn of its chat: on by default for chats, off for the job API, never a command."""
-    if job.chat is None or asks_to_forget(job):
+    """Whether the job is to be a turn of its chat: on by default for chats, off for the job API, never a command or a refusal."""
+    if job.chat is None or asks_to_forget(job) or Notice.of(job.options):
         return False
     return bool(job.options.get("memory")) if source is None else is_on(source.settings, "memory")
 
@@ -67,6 +70,12 @@ def prompt_for(job: Job, messages: Sequence[Message], settings: Settings) -> Pro
 def seed_of(job: Job) -> int:
     """The same for every attempt at the job."""
     return zlib.crc32(job.id.encode())
+
+
+def apology_text(source: Source | None, settings: Settings) -> str:
+    """What is said when an answer has failed for good; "" for nothing."""
+    text = (source.setting("apology") if source else "") or settings.apology
+    return "" if text.lower() == "off" else text
 
 
 def build_result(text: str, finish_reason: str, *generations: Generation) -> dict[str, Any]:

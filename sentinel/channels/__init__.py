@@ -44,6 +44,8 @@ SHARED_SETTINGS = (
     Setting("refusal_message", "what somebody is told who is refused, at most once an hour (default: a sentence); off for nothing"),
     Setting("merge_window", "seconds within which quick messages of one chat become one prompt", example="2.5"),
     Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
+    Setting("typing", "whether the chat shows that an answer is being made: on (default) or off", example="on"),
+    Setting("apology", "what is said after the last failed attempt; off for nothing (default: SENTINEL_APOLOGY)"),
     Setting("screening_hold_above", "a message that scores higher, from 0 to 1, waits for a person (default: none)", example="0.8"),
     Setting(
         "screening_drop_above", "a message that scores higher is acknowledged and never answered (default: none)", example="0.95"
@@ -80,6 +82,7 @@ def check_shared(values: Mapping[str, str]) -> None:
     """Raise BadInput for a value of a shared setting with which nothing could be done."""
     merge_seconds(values)
     is_on(values, "memory")
+    is_on(values, "typing")
     for key in ("screening_hold_above", "screening_drop_above"):
         threshold(values, key)
 
@@ -106,6 +109,7 @@ class Channel:
     content_types: ClassVar[tuple[str, ...]] = ("application/json",)
     text_limit: ClassVar[str]
     caller: ClassVar[Caller] = Caller.CHAT  # what a refusal means to it: see the table in sentinel/edge/checks.py
+    typing_seconds: ClassVar[float] = 4.0  # how often a typing indicator has to be sent to stay
     path_token: ClassVar[bool] = False  # whether a secret may follow the source's name in the URL
 
     def check_settings(self, values: Mapping[str, str]) -> None:
@@ -142,6 +146,10 @@ class Channel:
     def send(self, source: Source, reply_to: Mapping[str, Any], part: str, job_id: str, now: float) -> Outgoing | None:
         """The request that delivers one part; None if this source has nowhere to deliver to (the caller polls the job)."""
         raise NotImplementedError
+
+    def typing(self, source: Source, reply_to: Mapping[str, Any], now: float) -> Outgoing | None:
+        """The request that shows that an answer is being made; None where the platform has nothing of the kind."""
+        return None
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """What the platform's answer to `send` means: sent, worth another attempt, or refused for good."""

@@ -60,6 +60,7 @@ class Slack(Channel):
         Setting("bot_token", "the xoxb- token; without it only slash commands and buttons are answered", secret=True),
     )
     content_types = ("application/json", FORM)
+    typing_seconds = 60.0
     text_limit = "4000 characters, after & < > are escaped"
     caller = Caller.HASTY_CHAT  # three more attempts within six minutes, then never
 
@@ -102,6 +103,18 @@ class Slack(Channel):
             message["thread_ts"] = reply_to["thread_ts"]
         base = base_of(source, PUBLIC_BASE)
         return post_json(f"{base}/api/chat.postMessage", message, bearer(source, "bot_token"))
+
+    def typing(self, source: Source, reply_to: Mapping[str, Any], now: float) -> Outgoing | None:
+        """
+        A status in an assistant's thread, which is one in a direct message; other places have nothing of the kind.
+
+        It goes when the app answers. https://docs.slack.dev/reference/methods/assistant.threads.setStatus
+        """
+        channel_id, thread = text_at(reply_to, "channel"), text_at(reply_to, "thread_ts")
+        if not (may_send(source, "bot_token") and channel_id.startswith("D") and thread):
+            return None
+        status = {"channel_id": channel_id, "thread_ts": thread, "status": "is typing…"}
+        return post_json(f"{base_of(source, PUBLIC_BASE)}/api/assistant.threads.setStatus", status, bearer(source, "bot_token"))
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """

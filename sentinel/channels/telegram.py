@@ -20,6 +20,7 @@ from sentinel.errors import Forged
 from sentinel.http import Request
 from sentinel.model import SENT, Event, Outgoing, Source, Verdict
 
+PUBLIC_BASE = "https://api.telegram.org"
 TEXT_MAX = 4096
 SECRET_HEADER = "x-telegram-bot-api-secret-token"  # noqa: S105 - a header's name
 MESSAGES = ("message", "business_message")
@@ -51,6 +52,15 @@ class Telegram(Channel):
         """The API counts UTF-16 code units, of which most emoji take two."""
         return split_text(text, TEXT_MAX, utf16_length)
 
+    def typing(self, source: Source, reply_to: Mapping[str, Any], now: float) -> Outgoing | None:
+        """Shown for 5 seconds or less. https://core.telegram.org/bots/api#sendchataction"""
+        token = source.setting("bot_token")
+        if not token or not _is_int(dig(reply_to, "chat_id")):
+            return None
+        places = ("chat_id", "message_thread_id", "business_connection_id")
+        action = {key: reply_to[key] for key in places if key in reply_to} | {"action": "typing"}
+        return post_json(f"{base_of(source, PUBLIC_BASE)}/bot{quote(token, safe=':')}/sendChatAction", action)
+
     def send(self, source: Source, reply_to: Mapping[str, Any], part: str, job_id: str, now: float) -> Outgoing | None:
         """A plain message: model text is not MarkdownV2, and a parse error would lose it. None without a bot token."""
         token = source.setting("bot_token")
@@ -64,7 +74,7 @@ class Telegram(Channel):
         }
         if "message_id" in reply_to:
             message["reply_parameters"] = {"message_id": reply_to["message_id"], "allow_sending_without_reply": True}
-        return post_json(f"{base_of(source, 'https://api.telegram.org')}/bot{quote(token, safe=':')}/sendMessage", message)
+        return post_json(f"{base_of(source, PUBLIC_BASE)}/bot{quote(token, safe=':')}/sendMessage", message)
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """

@@ -57,6 +57,7 @@ class WhatsApp(Channel):
         Setting("access_token", "the token that replies are sent with; without it nothing is sent", secret=True),
         Setting("phone_number_id", "the number that replies leave from when a webhook names none", example="106540352242922"),
     )
+    typing_seconds = 20.0
     text_limit = "4096 characters, counted in UTF-16 code units"
 
     def handshake(self, request: Request, source: Source) -> Response:
@@ -97,9 +98,25 @@ class WhatsApp(Channel):
         }
         if text_at(reply_to, "message_id"):
             message["context"] = {"message_id": reply_to["message_id"]}
-        base = base_of(source, "https://graph.facebook.com")
-        url = f"{base}/{API_VERSION}/{quote(number, safe='')}/messages"
-        return post_json(url, message, bearer(source, "access_token"))
+        return post_json(_messages_url(source, number), message, bearer(source, "access_token"))
+
+    def typing(self, source: Source, reply_to: Mapping[str, Any], now: float) -> Outgoing | None:
+        """
+        Shown for 25 seconds; it also marks the message as read.
+
+        https://developers.facebook.com/documentation/business-messaging/whatsapp/typing-indicators
+        """
+        number = text_at(reply_to, "phone_number_id") or source.setting("phone_number_id")
+        message_id = text_at(reply_to, "message_id")
+        if not (may_send(source, "access_token") and number and message_id):
+            return None
+        indicator = {
+            "messaging_product": "whatsapp",
+            "status": "read",
+            "message_id": message_id,
+            "typing_indicator": {"type": "text"},
+        }
+        return post_json(_messages_url(source, number), indicator, bearer(source, "access_token"))
 
     def judge(self, status: int, headers: Mapping[str, str], body: bytes, reply_to: Mapping[str, Any]) -> Verdict:
         """Meta's error code decides before the status: it sends temporary errors with 400 too."""
@@ -198,6 +215,10 @@ def _scoped_id(message: Any, value: Any) -> str:
         if not user or text_at(contact, "wa_id") == user:
             return text_at(contact, "user_id")
     return ""
+
+
+def _messages_url(source: Source, number: str) -> str:
+    return f"{base_of(source, 'https://graph.facebook.com')}/{API_VERSION}/{quote(number, safe='')}/messages"
 
 
 def _address(reply_to: Mapping[str, Any]) -> dict[str, str]:

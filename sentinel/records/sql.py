@@ -128,6 +128,7 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlCallbacks):
 
     def retry(self, job_id: str, now: float) -> bool:
         with self._transaction():
+            self._run("drop_apology", id=job_id)
             if not self._run("retry_ended", id=job_id, now=now):
                 return False
             self._run("reopen_outbox", id=job_id)

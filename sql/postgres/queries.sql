@@ -95,11 +95,17 @@ WHERE sequence IN (SELECT sequence FROM locked) AND state IN ('scheduled', 'queu
 
 -- name: retry_ended
 WITH back AS (
-    UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL
+    UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL,
+        result = CASE WHEN result LIKE '%"apology_for":%' THEN NULL ELSE result END
     WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%' RETURNING *)
 INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
 SELECT sequence, tenant, priority, 'ready', chat_of(conversation, tenant, channel, source), run_at FROM back
 ON CONFLICT (sequence) DO UPDATE SET place = 'ready', chat = EXCLUDED.chat, run_at = EXCLUDED.run_at
+
+-- name: drop_apology
+-- What was said instead of an answer is not said again; the answer takes its place.
+DELETE FROM outbox WHERE job_id IN (
+    SELECT id FROM jobs WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND result LIKE '%"apology_for":%')
 
 -- name: reopen_outbox
 UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id::uuid AND state = 'failed'

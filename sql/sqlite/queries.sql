@@ -80,8 +80,13 @@ WHERE id = :id AND state IN ('scheduled', 'queued')
 
 -- name: retry_ended
 UPDATE jobs SET state = 'queued', waits = 0, attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL,
-                last_error = NULL
+                last_error = NULL, result = CASE WHEN result LIKE '%"apology_for":%' THEN NULL ELSE result END
 WHERE id = :id AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%'
+
+-- name: drop_apology
+-- What was said instead of an answer is not said again; the answer takes its place.
+DELETE FROM outbox WHERE job_id IN (
+    SELECT id FROM jobs WHERE id = :id AND state IN ('failed', 'cancelled', 'quarantined') AND result LIKE '%"apology_for":%')
 
 -- name: reopen_outbox
 UPDATE outbox SET state = 'pending', attempts = 0 WHERE job_id = :id AND state = 'failed'

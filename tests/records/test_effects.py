@@ -4,6 +4,7 @@ import attrs
 import pytest
 
 from sentinel.model import State
+from sentinel.records import Reply
 from sentinel.records.effects import Effect
 from sentinel.records.memory import Erasure
 from tests.records.conftest import NOW, TENANT
@@ -72,3 +73,19 @@ class TestEffects:
     def test_unknown(self, bench):
         """A job that is not there has no steps."""
         assert bench.record.effects("unknown") == []
+
+
+class TestApology:
+    def test_a_retry_forgets_it(self, bench):
+        """What was said instead of an answer, sent or not, is gone after a retry by hand; an answer with those words stays."""
+        for result, left in (({"output_text": "", "apology_for": "x"}, None), ({"output_text": '"apology_for":'}, "same")):
+            claim = bench.running()
+            bench.record.save_replies([Reply(claim.job.id, claim.lease_token, result, ["one", "two"])], NOW)
+            bench.settle(claim, 1, "sent")
+            bench.end(claim, State.FAILED)
+            assert bench.record.retry(claim.job.id, NOW)
+            assert bench.job(claim.job.id).result == (left and result)
+            assert [part.text for part in bench.record.pending_parts(claim.job.id)] == ([] if left is None else ["two"])
+            (again,) = bench.claim()
+            assert bench.reply(again, "three", "four") or left
+            bench.end(again, State.SUCCEEDED)

@@ -7,7 +7,6 @@ import time
 from itertools import pairwise
 from typing import Any
 
-import attrs
 import pytest
 
 from sentinel.http import json_response
@@ -213,8 +212,11 @@ def test_words() -> None:
 @pytest.mark.slow
 async def test_the_bundled_model_uses_a_tool(sentinel: Sentinel) -> None:
     """With the real model under its grammar a job with tools ends, and what it called fitted the tool's schema."""
-    jobs = [api_job(f"Use the calculator: what is {number} * 7?", tools=["calculator", "clock"]) for number in range(4)]
-    found = await talk(attrs.evolve(sentinel, settings=attrs.evolve(sentinel.settings, model=None)), *jobs, tool_steps_max=2)
+    options = {"tools": ["calculator", "clock"], "max_tokens": 20}
+    jobs = [api_job(f"Use the calculator: what is {number} * 7?", **options) for number in range(4)]
+    sentinel.record.accept(jobs, time.time())
+    async with sentinel.working(model=None, tool_steps_max=2):
+        found = [await sentinel.wait_for(job.id, ended, 120) for job in jobs]
     assert [job.state for job in found] == [State.SUCCEEDED] * 4
     called = [effect for job in jobs for effect in sentinel.record.effects(job.id)]
     assert called
