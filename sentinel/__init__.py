@@ -7,6 +7,7 @@
 #   serve.py listening.py lane.py connection.py http1.py asgi.py hypercorn_guard.py   sockets, the fast lane, Hypercorn behind it
 #   spike/                      a load test: the curve, the plot, the verdict
 #   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
+#   admin_api/ administration/   who administers, over HTTP or by commands: each move once, with its line in the audit
 #   gateway.py                  routes; owns the gateway's background tasks
 #   webhooks.py job_api.py job_request.py job_view.py   the two things that a gateway does
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job

@@ -13,7 +13,7 @@ BACKLOG = 4096
 UNIX_MODE = 0o660  # the reverse proxy joins the group; nobody else writes to it
 
 
-def open_listener(bind: str, *, shared: bool = False) -> socket.socket:
+def open_listener(bind: str, *, shared: bool = False, setting: str = "SENTINEL_BIND") -> socket.socket:
     """
     A bound socket; with `shared`, other processes may have the same HOST:PORT, and the kernel spreads connections.
 
@@ -30,7 +30,7 @@ def open_listener(bind: str, *, shared: bool = False) -> socket.socket:
         else:
             listener = _bind_port(bind, shared)
     except (OSError, ValueError) as error:
-        raise SettingsError(f"SENTINEL_BIND: cannot listen on {bind} ({error}).") from None
+        raise SettingsError(f"{setting}: cannot listen on {bind} ({error}).") from None
     listener.setblocking(False)
     return listener
 

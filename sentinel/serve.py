@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
+import attrs
 import trio
 from hypercorn.config import Config
 
+from sentinel.admin_api import open_admin_api
+from sentinel.administration import CheckSettings
 from sentinel.asgi import Application
+from sentinel.directory import DirectoryFollower
 from sentinel.edge.forwarded import networks
+from sentinel.errors import SettingsError
 from sentinel.gateway import open_gateway
 from sentinel.http1 import Limits
 from sentinel.hypercorn_guard import HandOver
 from sentinel.lane import Lane
 from sentinel.listening import BACKLOG, is_inherited, open_listener, url_of
 from sentinel.logs import log
-from sentinel.settings import Settings, without_password
+from sentinel.settings import ADMIN_BIND, Settings, without_password
 from sentinel.stop import stop_requested
 
 HEADER_SECONDS_MAX = 5.0
+ADMIN_CONNECTIONS_MAX = 64
 
 
-async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
-    """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once connections are taken."""
+async def serve(
+    settings: Settings,
+    *,
+    check_settings: CheckSettings = lambda _values: None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once it listens. `check_settings`: see Administrator."""
     config = _config(settings)
     shared = settings.processes > 1
     listener = open_listener(settings.bind, shared=shared)
@@ -34,7 +47,11 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
     with ExitStack() as opened:
         opened.enter_context(listener)
         opened.callback(timer.cancel)
-        async with open_gateway(settings) as gateway, trio.open_nursery() as nursery:
+        async with (
+            open_gateway(settings) as gateway,
+            trio.open_nursery() as nursery,
+            _open_admin_lane(settings, gateway.directory, check_settings, nursery),
+        ):
             behind = HandOver(Application(gateway), config)
             lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=not (shared and is_inherited(settings.bind)))
             listener.listen(BACKLOG)
@@ -47,6 +64,49 @@ async def serve(settings: Settings, *, task_status: trio.TaskStatus[list[str]] =
             lane.close()
             await behind.close()
             nursery.cancel_scope.deadline = trio.current_time() + settings.grace_seconds
+
+
+@asynccontextmanager
+async def _open_admin_lane(
+    settings: Settings, directory: DirectoryFollower, check_settings: CheckSettings, nursery: trio.Nursery
+) -> AsyncIterator[None]:
+    """The admin API on its own listener, if there is to be one."""
+    listener = _admin_listener(settings)
+    if listener is None:
+        yield
+        return
+    limits = attrs.evolve(_limits(settings), connections=ADMIN_CONNECTIONS_MAX, connections_per_address=ADMIN_CONNECTIONS_MAX)
+    with listener:
+        async with open_admin_api(settings, directory, check_settings) as api:
+            lane = Lane(api.handle, _hang_up, limits)
+            nursery.start_soon(lane.run, [listener])
+            log.info("admin.listening", url=url_of(listener))
+            yield
+            lane.close()
+
+
+def _admin_listener(settings: Settings) -> socket.socket | None:
+    """
+    The admin API's socket. Nobody shares it: of several processes, one has it.
+
+    Raises SettingsError if the address was chosen and cannot be had; the one by default may be another Sentinel's.
+    """
+    if settings.admin_bind == "off":
+        return None
+    try:
+        listener = open_listener(settings.admin_bind, setting="SENTINEL_ADMIN_BIND")
+        listener.listen(BACKLOG)
+    except (SettingsError, OSError) as error:
+        if settings.admin_bind != ADMIN_BIND and settings.processes == 1:
+            raise SettingsError(f"SENTINEL_ADMIN_BIND: cannot listen on {settings.admin_bind} ({error}).") from None
+        log.warning("admin.not_listening", bind=settings.admin_bind, reason="another process listens there")
+        return None
+    return listener
+
+
+async def _hang_up(stream: trio.SocketStream, _read: bytes, _client: str) -> None:
+    """The admin API speaks HTTP/1.1 and nothing else."""
+    await stream.aclose()
 
 
 def _exit_hard() -> None:

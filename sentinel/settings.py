@@ -22,6 +22,7 @@ from sentinel.stop import SUPERVISED
 
 PREFIX = "SENTINEL_"
 FILE = "sentinel.toml"
+ADMIN_BIND = "127.0.0.1:8081"
 
 
 def _seconds(text: str) -> float:
@@ -89,6 +90,10 @@ def _bind(text: str) -> str:
     return text
 
 
+def _admin_bind(text: str) -> str:
+    return text if text == "off" else _bind(text)
+
+
 def _setting(default: Any, convert: Callable[[str], Any], allowed: str, help_text: str, *, secret: bool = False) -> Any:
     """A setting. A `secret` one may hold a password, so no message repeats it."""
     metadata = {"convert": convert, "allowed": allowed, "help": help_text, "secret": secret}
@@ -124,6 +129,9 @@ class Settings:
         "sentinel-spool", str, "a folder, or off", "keeps webhooks while PostgreSQL cannot; not used with an SQLite record"
     )
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
+    admin_bind: str = _setting(
+        ADMIN_BIND, _admin_bind, "HOST:PORT, unix:PATH, fd://N, or off", "where `sentinel serve` offers the admin API"
+    )
     processes: int = _setting(1, _count, "a whole number, at least 1", "gateway processes on one address")
     ack_budget: float = _setting(
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"

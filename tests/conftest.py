@@ -36,7 +36,14 @@ def _own_server_key(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings for a record of this test's own and an engine that answers at once."""
-    return Settings(record=f"sqlite:{tmp_path / 'sentinel.db'}", bind="127.0.0.1:0", model="fake:0", slots=4, grace_seconds=2.0)
+    return Settings(
+        record=f"sqlite:{tmp_path / 'sentinel.db'}",
+        bind="127.0.0.1:0",
+        admin_bind="off",
+        model="fake:0",
+        slots=4,
+        grace_seconds=2.0,
+    )
 
 
 @pytest.fixture

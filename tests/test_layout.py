@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.usage", "sentinel.notices"),
     ("sentinel.administration", "sentinel.webhooks", "sentinel.health"),
     ("sentinel.job_api", "sentinel.conversation_api"),
-    ("sentinel.gateway",),
+    ("sentinel.admin_api", "sentinel.gateway"),
     ("sentinel.hypercorn_guard",),
     ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),

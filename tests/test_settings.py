@@ -29,6 +29,7 @@ EXAMPLES = {
         "[::1]:80",
         ("8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "unix:", "fd://", "a:\xb2"),
     ),
+    "admin_bind": ("off", "off", ("OFF", "8081", "host:x", "unix:")),
     "ack_budget": ("0.5", 0.5, SECONDS),
     "connections_max": ("1000", 1000, COUNTS),
     "connections_per_address_max": ("1000", 1000, COUNTS),

@@ -18,6 +18,7 @@ from sentinel.listening import is_inherited, open_listener
 from sentinel.records import configured_record
 from sentinel.settings import Settings, environment_name, without_password
 from sentinel.supervisor import Child, supervise
+from worker.tools_allowed import check_tools
 
 STOP_MARGIN_SECONDS = 5.0
 
@@ -51,7 +52,7 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
     if options.one or processes == 1:
         allow_descriptors()
         calm_garbage_collector()
-        trio.run(serve, settings)
+        trio.run(partial(serve, settings, check_settings=check_tools))
         return 0
     os.environ[environment_name("processes")] = str(processes)
     files: tuple[int, ...] = ()
