@@ -76,8 +76,8 @@ class Webhooks:
         jobs, notices = self._sort(genuine, received.events, admitted)
         created = await self._keep(admitted, jobs, notices)
         for job in jobs:
-            if job.options:
-                log.info("job.screened", job=job.id, state=job.state, **job.options["screening"])
+            if found := job.options.get("screening"):
+                log.info("job.screened", job=job.id, state=job.state, **found)
         return _with_ids(answer, jobs, created) if jobs else answer
 
     def _sort(self, genuine: Genuine, events: Sequence[Event], admitted: Admitted) -> tuple[list[NewJob], list[NewJob]]:

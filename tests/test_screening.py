@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,15 +10,9 @@ from hypothesis import strategies as st
 
 from sentinel.edge.screening import CLEAN, RULES, SCREENED_CHARACTERS_MAX, Action, Screening, action, screen, threshold
 from sentinel.errors import BadInput
+from tests.corpus import corpus
 
-CORPUS = Path(__file__).parent / "corpus"
 MARKED = 0.5  # what the lists are judged by
-
-
-def corpus(name: str) -> list[str]:
-    """The messages of a list, one a line, with line breaks and invisible characters written as escapes."""
-    lines = (CORPUS / f"{name}_messages.txt").read_text().splitlines()
-    return [line.encode("latin-1", "backslashreplace").decode("unicode_escape") for line in lines]
 
 
 def test_most_of_the_hostile_list_is_marked() -> None:

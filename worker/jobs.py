@@ -28,6 +28,7 @@ from worker.claiming import Claiming
 from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
 from worker.engine import Engine
+from worker.output_check import output_check
 from worker.presence import Presence, Running, Stopped
 from worker.prompts import APOLOGY_FOR, apology_text, build_result, remembers
 from worker.typing import Typing
@@ -204,8 +205,14 @@ class Jobs:
         claim = running.claim = await self._with_later_messages(claim, source)
         with self._typing(claim, source):
             answer = await self._agent.answer(claim, source, running.report)
-        parts = [] if answer.silent else self.delivery.parts(claim.job, source, answer.text)
-        await self._save(running, answer.result, parts)
+        callback_secrets = self.delivery.directory.current.callback_secrets.get(claim.job.tenant, "")
+        result, masked = output_check(source, callback_secrets).masked(answer.result)
+        parts = [] if answer.silent else self.delivery.parts(claim.job, source, str(result["output_text"]))
+        await self._save(running, result, parts)
+        if masked:
+            detail = ", ".join(f"{kind} {count}" for kind, count in sorted(masked.items()))
+            log.warning("answer.masked", job=claim.job.id, found=detail)
+            await self.store.call(self.store.record.add_step, claim.job.id, "masked", detail, time.time())
         log.info("job.generated", job=claim.job.id, finish=answer.result["finish_reason"], **answer.result["usage"])
         return parts
 

@@ -46,6 +46,7 @@ SHARED_SETTINGS = (
     Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
     Setting("typing", "whether the chat shows that an answer is being made: on (default) or off", example="on"),
     Setting("apology", "what is said after the last failed attempt; off for nothing (default: SENTINEL_APOLOGY)"),
+    Setting("inside_hosts", "hosts of inside networks that answers may link to, separated by commas (default: none)"),
     Setting("screening_hold_above", "a message that scores higher, from 0 to 1, waits for a person (default: none)", example="0.8"),
     Setting(
         "screening_drop_above", "a message that scores higher is acknowledged and never answered (default: none)", example="0.95"

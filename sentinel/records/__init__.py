@@ -208,6 +208,9 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
     def save_replies(self, replies: Sequence[Reply], now: float) -> list[bool]:
         """Write answers and their parts; False for a lost lease."""
 
+    def add_step(self, job_id: str, step: str, detail: str, now: float) -> None:
+        """Add a step to the job's story that changes nothing else."""
+
     def pending_parts(self, job_id: str) -> list[Part]:
         """The parts still to be sent, in order."""
 

@@ -179,6 +179,10 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlCallbacks):
                 self._step(job.id, "merged", now, f"{merged} later message(s) of the chat")
         return job
 
+    def add_step(self, job_id: str, step: str, detail: str, now: float) -> None:
+        with self._transaction():
+            self._step(job_id, step, now, detail)
+
     def pending_parts(self, job_id: str) -> list[Part]:
         return [Part(row["part"], row["text"], row["attempts"]) for row in self._all("pending_parts", id=job_id)]
 

@@ -1,0 +1,45 @@
+"""Masks what a job's answer must not carry, before it is stored: in its text and in every other text of its result. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from sentinel.channels import find_channel
+from sentinel.edge.output import check_output
+from sentinel.model import Source
+
+
+@attrs.frozen
+class OutputCheck:
+    """What to look for in the answers of one source, beside what is looked for in all."""
+
+    secrets: Collection[str] = attrs.field(default=(), repr=False)
+    inside_hosts: Collection[str] = ()
+
+    def masked(self, result: Mapping[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
+        """The result as it may be kept, shown and sent; and how often something was masked, by kind."""
+        found: Counter[str] = Counter()
+        return {key: self._mask(value, found) for key, value in result.items()}, found
+
+    def _mask(self, value: Any, found: Counter[str]) -> Any:
+        if isinstance(value, str):
+            checked = check_output(value, self.secrets, self.inside_hosts)
+            found.update(checked.masked)
+            return checked.text
+        if isinstance(value, Mapping):
+            return {key: self._mask(each, found) for key, each in value.items()}
+        return [self._mask(each, found) for each in value] if isinstance(value, list) else value
+
+
+def output_check(source: Source | None, callback_secrets: str) -> OutputCheck:
+    """The check for a source, or for the job API; `callback_secrets` are the tenant's, as the directory has them."""
+    secrets = [text for text in callback_secrets.split(" ") if text]
+    if source is None:
+        return OutputCheck(secrets)
+    settings = [setting.key for setting in find_channel(source.channel).settings if setting.secret]
+    secrets += [secret for key in settings for secret in source.secrets(key)]
+    return OutputCheck(secrets, frozenset(host.strip().lower() for host in source.setting("inside_hosts").split(",")))
