@@ -13,7 +13,7 @@ from sentinel.model import Job, State
 from sentinel.records import JobFilter
 from sentinel.settings import Settings
 
-ALL = -1  # to SQL, no limit
+ALL = 1_000_000_000  # PostgreSQL takes no negative limit
 COLUMNS = ("id", "state", "channel", "source", "external_id", "attempt", "created_at", "last_error")
 
 

@@ -3,6 +3,7 @@
 import attrs
 import pytest
 
+from sentinel.cli.jobs import ALL
 from sentinel.model import Key, Source, State
 from sentinel.records import JobFilter
 from sentinel.records.directory import AuditEntry, AuditFilter
@@ -145,3 +146,9 @@ def execute(record, statement):
         record._file.connection.execute(statement)
     else:
         record._execute(statement)
+
+
+def test_all_jobs_are_listed(record):
+    """What `sentinel jobs list --json` asks for, every store can give."""
+    record.accept([new_job(), new_job()], NOW)
+    assert len(record.list_jobs(JobFilter(limit=ALL))) == 2
