@@ -19,7 +19,7 @@
 #   outbound.py bulkhead.py     the one place that opens a connection to the outside; one dead receiver holds up nobody else
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly
 #   keyring.py sealing.py        which server keys are here; what only they can read
-#   settings.py logs.py stop.py processes.py name_lookup.py payload.py http.py model.py secret.py errors.py   what all share
+#   settings.py logs.py stop.py processes.py name_lookup.py payload.py http.py model.py secret.py visible.py errors.py   for all
 #
 #   worker/ (its own top-level package) imports from here; nothing here imports it.
 

@@ -72,7 +72,7 @@ class Application:
             await self._live(receive, send)
         except Exception as error:
             # Hypercorn would log this and go on answering without us; a gateway that cannot keep jobs must not look alive.
-            log.critical("gateway.died", error=repr(error)[:500])
+            log.critical("gateway.died", error=error)
             os.kill(os.getpid(), signal.SIGTERM)
             raise
 

@@ -59,7 +59,7 @@ class DirectoryCopy:
             keys = {key_hash: Key(**key) for key_hash, key in content["keys"].items()}
             subscriptions = {each["tenant"]: _read(each) for each in content.get("subscriptions", ())}
         except (OSError, ValueError, TypeError, KeyError, BadInput, SettingsError) as error:
-            log.warning("directory.no_copy", reason=repr(error)[:200])
+            log.warning("directory.no_copy", reason=error)
             return None
         return Directory(
             tenants=frozenset(content["tenants"]),

@@ -25,7 +25,7 @@ from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
-from sentinel.logs import log
+from sentinel.logs import begin_request, log
 from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
@@ -54,6 +54,7 @@ class Gateway:
         if self.in_flight >= self.settings.requests_max and request.path != "/healthz":
             return problem(Unavailable("Too many requests at a time."))
         self.in_flight += 1
+        begin_request()
         try:
             return await self._route(request)
         except Forged as error:
@@ -61,7 +62,7 @@ class Gateway:
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not reach the others; the operator gets everything
-            log.exception("request.crashed", method=request.method, path=request.path[:100], error=repr(error)[:200])
+            log.exception("request.crashed", method=request.method, path=request.path[:100], error=error)
             return problem(SentinelError("Internal error."))
         finally:
             self.in_flight -= 1

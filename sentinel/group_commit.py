@@ -174,7 +174,7 @@ class GroupCommit(Generic[Item, Result]):
             if isinstance(error, Unavailable):
                 self._outage.failed(error.detail)
             else:
-                log.warning("commit.failed", items=len(batch), error=repr(error)[:200])
+                log.warning("commit.failed", items=len(batch), error=error)
             if len(batch) > 1 and not isinstance(error, Unavailable):
                 middle = len(batch) // 2
                 await self._write(batch[:middle])

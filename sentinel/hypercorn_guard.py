@@ -40,7 +40,7 @@ class GuardedTCPServer(TCPServer):
             with self._whole:
                 await super().run()
         except* Exception as errors:  # noqa: BLE001  whatever it is, it belongs to this connection
-            log.warning("connection.crashed", error=repr(errors.exceptions)[:300])
+            log.warning("connection.crashed", error=errors)
 
     async def _read_data(self) -> None:
         try:

@@ -21,7 +21,7 @@ from sentinel.edge.forwarded import is_proxy
 from sentinel.errors import Unavailable
 from sentinel.http import Request, Response, problem
 from sentinel.http1 import Limits, encode_response
-from sentinel.logs import Outage, log
+from sentinel.logs import Outage, describe, log
 
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
@@ -121,7 +121,7 @@ class Lane:
         try:
             tell(*what)
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", error=repr(error)[:200])
+            log.exception("connection.crashed", error=error)
             connection.close()
 
     def watch_writable(self, connection: socket.socket) -> None:
@@ -144,7 +144,7 @@ class Lane:
                 break
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._exhausted.failed(repr(error))
+                    self._exhausted.failed(describe(error))
                     self._epoll.unregister(listener)  # it would say for ever that there is a connection that cannot be had
                     self._nursery.start_soon(self._listen_later, listener)
                     return
@@ -250,7 +250,7 @@ class Lane:
                     await trio.lowlevel.checkpoint()  # many small requests in one packet take their turn with the other connections
             connection.done()
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", error=repr(error)[:200])
+            log.exception("connection.crashed", error=error)
             connection.close()
         finally:
             self._busy -= 1
@@ -268,7 +268,7 @@ class Lane:
         except (OSError, trio.BrokenResourceError):
             pass  # the other side is gone
         except Exception as error:  # noqa: BLE001  as above
-            log.exception("connection.crashed", error=repr(error)[:200])
+            log.exception("connection.crashed", error=error)
         finally:
             self._release(address)
 

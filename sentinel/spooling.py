@@ -15,7 +15,7 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.group_commit import GroupCommit
-from sentinel.logs import log
+from sentinel.logs import describe, log
 from sentinel.model import NewJob
 from sentinel.records import Store
 from sentinel.records.spool import Spool
@@ -140,8 +140,8 @@ class Spooling:
             raise
         except Exception as error:  # noqa: BLE001  one bad job must not hold up all behind it
             if len(batch) == 1:
-                log.error("spool.rejected", job=batch[0].id, error=repr(error)[:200])
-                await self._in_thread(self.spool.reject, batch[0].id, repr(error)[:500], time.time())
+                log.error("spool.rejected", job=batch[0].id, error=error)
+                await self._in_thread(self.spool.reject, batch[0].id, describe(error), time.time())
                 return (await self._in_thread(self.spool.count)).waiting
             await self._bring(batch[: len(batch) // 2])
             return await self._bring(batch[len(batch) // 2 :])

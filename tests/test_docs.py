@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import attrs
 
 from sentinel.model import State
 from sentinel.settings import Settings, environment_name
+from worker.jobs import _EVENTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +54,33 @@ def test_the_readme_names_only_commands_that_exist() -> None:
     for page in ("README.md", "docs/runbook.md", "docs/failures.md"):
         for command in re.findall(r"(?:`|^    |\$\()sentinel ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE):
             assert command in known, f"{page} names sentinel {command}"
+
+
+def logged_events() -> dict[str, set[str]]:
+    """Every event that the program logs, by name, with the levels it has; the chaos and load tools' own are left out."""
+    found: dict[str, set[str]] = {}
+    levels = {"debug", "info", "warning", "error", "exception", "critical"}
+    for path in [*(ROOT / "sentinel").rglob("*.py"), *(ROOT / "worker").rglob("*.py")]:
+        if path.name == "logs.py" or {"chaos", "spike"} & set(path.parts):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            if isinstance(node.func, ast.Name) and node.func.id == "Outage":
+                found.setdefault(ast.literal_eval(node.args[0]), set()).add("warning")
+            elif isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "log" and node.func.attr in levels:
+                level = {"exception": "error"}.get(node.func.attr, node.func.attr)
+                names = list(_EVENTS.values()) if ast.unparse(node.args[0]) == "event" else [ast.literal_eval(node.args[0])]
+                for name in names:
+                    found.setdefault(name, set()).add(level)
+    return found
+
+
+def test_every_event_of_the_log_is_in_the_table() -> None:
+    """docs/logs.md has one row for each event that the code logs, with its level, and no others."""
+    table = re.findall(r"^\| `([a-z_.]+)` \| (\w+) \|", (ROOT / "docs/logs.md").read_text(), re.MULTILINE)
+    rows, events = dict(table), logged_events()
+    assert len(rows) == len(table)
+    assert rows.keys() == events.keys()
+    assert list(rows) == sorted(rows)
+    assert {name for name, level in rows.items() if level not in events[name]} == set()

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sentinel.retry",
         "sentinel.secret",
         "sentinel.stop",
+        "sentinel.visible",
     ),
     ("sentinel.sealing",),
     (
@@ -74,6 +75,7 @@ PURE = (
     "sentinel.model",
     "sentinel.retry",
     "sentinel.secret",
+    "sentinel.visible",
     "sentinel.job_view",
 )
 

@@ -19,7 +19,7 @@ from sentinel.channels.shared.sending import retry_after
 from sentinel.directory import DirectoryFollower
 from sentinel.errors import HostRests, RefusedAddress, SendFailed, Unavailable
 from sentinel.job_view import API_STATUS, iso
-from sentinel.logs import Outage, log
+from sentinel.logs import Outage, begin_job, log
 from sentinel.model import Job, Outcome, Outgoing, Verdict
 from sentinel.outbound import Answer, Outbound
 from sentinel.records import Store
@@ -77,6 +77,7 @@ class Callbacks:
         return due
 
     async def _bring_one(self, callback: Callback) -> None:
+        begin_job(callback.job_id)
         try:
             await self._bring(callback)
         except Unavailable as error:  # the lease runs out, and the callback is sent again

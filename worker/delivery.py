@@ -12,6 +12,7 @@ import trio
 
 from sentinel.channels import find_channel
 from sentinel.directory import DirectoryFollower
+from sentinel.edge.output import check_output
 from sentinel.errors import HostRests, NotFound, RefusedAddress, SendFailed
 from sentinel.logs import log
 from sentinel.model import API_CHANNEL, Claim, Job, Outcome, Source, State, Verdict
@@ -19,6 +20,7 @@ from sentinel.outbound import Outbound
 from sentinel.records import Ending, Part, PartSettled, Store
 from sentinel.retry import DELIVERY_ATTEMPTS_MAX, backoff_seconds
 from worker.commits import Commits, LeaseLost, insist
+from worker.output_check import without_secrets
 
 WAIT_HERE_SECONDS = 3.0  # a shorter pause than this is not worth giving the job back for
 _STATES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "pending"}
@@ -117,7 +119,10 @@ class Delivery:
             raise
         except SendFailed as error:
             return Verdict(Outcome.RETRY, error.detail)
-        return channel.judge(answer.status, answer.headers, answer.body, reply_to)
+        assert source is not None
+        body = without_secrets(answer.body, source)  # before its words are cut: half a secret is not recognised
+        verdict = channel.judge(answer.status, answer.headers, body, reply_to)
+        return attrs.evolve(verdict, reason=check_output(verdict.reason).text) if verdict.reason else verdict
 
 
 def _later(claim: Claim, part: Part, verdict: Verdict) -> Ending:

@@ -18,7 +18,7 @@ from sentinel.channels import merge_seconds
 from sentinel.dispatch.offers import Offers
 from sentinel.edge.notices import HOUR_SECONDS, Notice
 from sentinel.errors import GenerationFailed, NotFound, Unavailable
-from sentinel.logs import Outage, log
+from sentinel.logs import Outage, begin_job, describe, log
 from sentinel.model import Claim, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
@@ -121,6 +121,7 @@ class Jobs:
     async def _run_job(self, running: Running) -> None:
         """Run one claim to its end. Whatever happens to it, the slot, the place and the lease are given back."""
         claim = running.claim
+        begin_job(claim.job.id)
         ending: Ending | None = None
         try:
             with running.scope:
@@ -148,8 +149,8 @@ class Jobs:
         except GenerationFailed as error:
             ending = Ending(claim.job.id, claim.lease_token, State.FAILED, error.detail)
         except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
-            log.exception("job.crashed", job=claim.job.id, error=repr(error)[:300])
-            ending = _again(claim, repr(error)[:300])
+            log.exception("job.crashed", job=claim.job.id, error=error)
+            ending = _again(claim, describe(error))
         return ending if running.answered or ending.state is not State.FAILED else await self._apologise(running, ending)
 
     async def _apologise(self, running: Running, ending: Ending) -> Ending:

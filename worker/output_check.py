@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from sentinel.channels import find_channel
-from sentinel.edge.output import check_output
+from sentinel.edge.output import MASKS, SECRET_CHARACTERS_MIN, check_output
 from sentinel.model import Source
 
 
@@ -40,6 +40,19 @@ def output_check(source: Source | None, callback_secrets: str) -> OutputCheck:
     secrets = [text for text in callback_secrets.split(" ") if text]
     if source is None:
         return OutputCheck(secrets)
-    settings = [setting.key for setting in find_channel(source.channel).settings if setting.secret]
-    secrets += [secret for key in settings for secret in source.secrets(key)]
+    secrets += own_secrets(source)
     return OutputCheck(secrets, frozenset(host.strip().lower() for host in source.setting("inside_hosts").split(",")))
+
+
+def own_secrets(source: Source) -> list[str]:
+    """Every secret of a source, the previous ones of a rotation too."""
+    settings = [setting.key for setting in find_channel(source.channel).settings if setting.secret]
+    return [secret for key in settings for secret in source.secrets(key)]
+
+
+def without_secrets(body: bytes, source: Source) -> bytes:
+    """A platform's answer without the source's own secrets, should it repeat them: its words are logged and shown."""
+    for secret in own_secrets(source):
+        if len(secret) >= SECRET_CHARACTERS_MIN:
+            body = body.replace(secret.encode("utf-8", "surrogatepass"), MASKS["secret"].encode())
+    return body

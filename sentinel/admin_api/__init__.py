@@ -18,7 +18,7 @@ from sentinel.directory import DirectoryFollower
 from sentinel.errors import BadInput, Forged, MethodNotAllowed, NotFound, SentinelError, SettingsError, Unavailable
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.keyring import open_keyring
-from sentinel.logs import log
+from sentinel.logs import begin_request, log
 from sentinel.model import ADMIN
 from sentinel.records import Store, open_record
 from sentinel.settings import Settings
@@ -76,6 +76,7 @@ class AdminApi:
 
     async def handle(self, request: Request) -> Response:
         """The answer to `request`; never raises for anything that a request can cause."""
+        begin_request()
         try:
             return await self._answer(request)
         except Forged as error:
@@ -86,7 +87,7 @@ class AdminApi:
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not end the gateway beside it
-            log.exception("admin.crashed", method=request.method, path=request.path[:100], error=repr(error)[:200])
+            log.exception("admin.crashed", method=request.method, path=request.path[:100], error=error)
             return problem(SentinelError("Internal error."))
 
     async def _answer(self, request: Request) -> Response:

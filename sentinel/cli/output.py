@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sentinel.visible import visible as show
 
 
 def print_json(value: Any) -> None:
@@ -33,5 +34,4 @@ def print_document(document: Mapping[str, Any]) -> None:
 
 def visible(value: Any) -> str:
     """The value as one line of text; control and bidirectional characters are shown, not obeyed."""
-    text = "-" if value is None else str(value)
-    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") else c for c in text)
+    return "-" if value is None else show(str(value))

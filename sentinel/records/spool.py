@@ -124,7 +124,7 @@ def _readable(path: Path) -> Iterator[tuple[str, str]]:
                     rows.new_job(rows.decode(row["job"]))  # whatever is not a job raises here
                     yield row["id"], row["job"]
         except Exception as error:  # noqa: BLE001  damage may look like anything; the other end may be whole
-            log.warning("spool.unreadable", order=order, error=repr(error)[:200])
+            log.warning("spool.unreadable", order=order, error=error)
         else:
             return
         finally:
