@@ -10,6 +10,7 @@
 #   admin_api/ administration/   who administers, over HTTP or by commands: each move once, with its line in the audit
 #   gateway.py                  routes; owns the gateway's background tasks
 #   webhooks.py job_api.py job_request.py job_view.py   the two things that a gateway does
+#   monitor.py metrics.py openapi.py   what it counts and says of itself: /metrics, /openapi.json
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
 #   admission.py usage.py notices.py   who is let in, by the table of sentinel/edge/checks.py; who is told that they were not
 #   health.py spooling.py directory_copy.py   how things are; going on while the record is down

@@ -26,6 +26,8 @@ from sentinel.job_api import JobApi
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import begin_request, log
+from sentinel.monitor import Monitor
+from sentinel.openapi import openapi
 from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
@@ -46,6 +48,7 @@ class Gateway:
     jobs: JobApi
     conversations: ConversationApi
     health: Health
+    monitor: Monitor
     clock: Callable[[], float] = time.time
     in_flight: int = 0
 
@@ -55,6 +58,12 @@ class Gateway:
             return problem(Unavailable("Too many requests at a time."))
         self.in_flight += 1
         begin_request()
+        began = time.perf_counter()
+        response = await self._answer(request)
+        self.monitor.answered(request.path, response.status, time.perf_counter() - began)
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         try:
             return await self._route(request)
         except Forged as error:
@@ -76,6 +85,12 @@ class Gateway:
             case ["healthz"]:
                 _allow(request, "GET")
                 return json_response(200, {"status": "ok"})
+            case ["metrics"]:
+                _allow(request, "GET")
+                return await self.monitor.answer(request)
+            case ["openapi.json"]:
+                _allow(request, "GET")
+                return json_response(200, openapi())
             case ["readyz"]:
                 _allow(request, "GET")
                 return await self._ready(request)
@@ -145,9 +160,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             jobs=JobApi(directory, intake, reader, watch, admission),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
+            monitor=Monitor(reader, intake, keeper),
         )
+        intake.committed = gateway.monitor.committed
+        gateway.monitor.gauges["sentinel_requests_in_flight"] = lambda: gateway.in_flight
         async with trio.open_nursery() as nursery:
-            for task in (directory, uses, watch, usage, keeper, offers):
+            for task in (directory, uses, watch, usage, keeper, offers, gateway.monitor):
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:

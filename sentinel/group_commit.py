@@ -146,6 +146,11 @@ class GroupCommit(Generic[Item, Result]):
         """Whether nothing waits and nothing is being written."""
         return not self._waiting and not self._writing
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait for their writing to begin."""
+        return len(self._waiting)
+
     def turn_away(self, error: Exception) -> None:
         """Give this error to all whose writing has not begun: they have somewhere better to go."""
         waiting, self._waiting = self._waiting, []

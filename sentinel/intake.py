@@ -34,6 +34,7 @@ class Intake:
     Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it.
 
     Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact.
+    `committed` is told of each commit's size, in its thread.
     `trouble` is why the record refused the last batch, at `trouble_at`; "" if it took it.
     """
 
@@ -42,6 +43,7 @@ class Intake:
     waiting_max: int
     spool: Spool | None = None
     arrived: Callable[[Sequence[NewJob]], None] | None = None
+    committed: Callable[[int], None] | None = None
     spooling: Spooling | None = attrs.field(init=False, default=None)
     trouble: str = attrs.field(init=False, default="")
     trouble_at: float = attrs.field(init=False, default=0.0)
@@ -103,6 +105,11 @@ class Intake:
             raise Unavailable("Neither the record nor the spool answered in time.")
         return kept
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for their commit to begin."""
+        return self._commits.waiting
+
     async def run(self) -> None:
         """Commit until closed. Belongs in the gateway's nursery."""
         async with trio.open_nursery() as nursery:
@@ -123,6 +130,8 @@ class Intake:
             self.trouble, self.trouble_at = error.detail, time.time()
             raise
         self.trouble = ""
+        if self.committed is not None:
+            self.committed(sum(map(len, batches)))
         return [[next(created) for _ in jobs] for jobs in batches]
 
     def _withdraw(self, late: Sequence[tuple[Jobs, list[bool]]]) -> None:

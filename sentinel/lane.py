@@ -51,6 +51,9 @@ class Lane:
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
     bodies_bytes: int = attrs.field(default=0, init=False)
     connections: int = attrs.field(default=0, init=False)
+    served: int = attrs.field(default=0, init=False)  # so far, like the next two
+    handed_over: int = attrs.field(default=0, init=False)
+    turned_away: int = attrs.field(default=0, init=False)
     _by_address: Counter[str] = attrs.field(factory=Counter, init=False)
     _served: dict[int, Connection] = attrs.field(factory=dict, init=False)
     _listeners: dict[int, socket.socket] = attrs.field(factory=dict, init=False)
@@ -159,12 +162,14 @@ class Lane:
 
     def _admit(self, accepted: socket.socket, address: str) -> None:
         if self.connections >= self.limits.connections or self._has_enough(address):
+            self.turned_away += 1
             _turn_away(accepted)
             return
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
+        self.served += 1
         self._by_address[address] += 1
         self._served[accepted.fileno()] = Connection(self, accepted, address, is_proxy(address, self.limits.proxies))
         self._epoll.register(accepted, READABLE)
@@ -257,6 +262,7 @@ class Lane:
 
     def hand_over_soon(self, connection: Connection, accepted: socket.socket, data: bytes) -> None:
         """Have the other server go on with this connection."""
+        self.handed_over += 1
         self._epoll.unregister(accepted)
         del self._served[accepted.fileno()]
         self._nursery.start_soon(self._serve_elsewhere, connection.address, accepted, data)

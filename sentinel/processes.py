@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SIBLINGS = "SENTINEL_SIBLINGS"  # set for each of several gateway processes: FOLDER:NUMBER, what they share and which one it is
 _STATE, _START_TIME = 0, 19  # fields 3 and 22 of /proc/PID/stat, counted after the command's closing bracket (proc(5))
 
 

@@ -19,7 +19,7 @@ from sentinel.asgi import Application
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.forwarded import networks
 from sentinel.errors import SettingsError
-from sentinel.gateway import open_gateway
+from sentinel.gateway import Gateway, open_gateway
 from sentinel.http1 import Limits
 from sentinel.hypercorn_guard import HandOver
 from sentinel.lane import Lane
@@ -54,6 +54,7 @@ async def serve(
         ):
             behind = HandOver(Application(gateway), config)
             lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=not (shared and is_inherited(settings.bind)))
+            _watch(lane, gateway)
             listener.listen(BACKLOG)
             nursery.start_soon(lane.run, [listener])
             urls = [url_of(listener)]
@@ -113,6 +114,14 @@ def _exit_hard() -> None:
     """Make sure of the end: Hypercorn waits for ever for a client that does not read its answer."""
     log.warning("gateway.exit_forced", reason="a client did not read its answer within the grace")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _watch(lane: Lane, gateway: Gateway) -> None:
+    """Let the lane's numbers be seen."""
+    gateway.monitor.gauges["sentinel_connections"] = lambda: lane.connections
+    gateway.monitor.totals["sentinel_connections_total"] = lambda: {
+        "served": lane.served - lane.handed_over, "elsewhere": lane.handed_over, "refused": lane.turned_away
+    }  # fmt: skip
 
 
 def _limits(settings: Settings) -> Limits:

@@ -16,6 +16,7 @@ import attrs
 
 from sentinel.edge.plans import parse_line
 from sentinel.errors import BadInput, SettingsError
+from sentinel.processes import SIBLINGS
 from sentinel.sealing import KEY_CHARACTERS_MIN
 from sentinel.secret import Secret
 from sentinel.stop import SUPERVISED
@@ -228,7 +229,11 @@ def environment_name(field: str) -> str:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """The `SENTINEL_…` variables that nothing reads: a typing error, or a setting of another version."""
-    known = {environment_name(field.name) for field in attrs.fields(Settings)} | {environment_name("settings"), SUPERVISED}
+    known = {environment_name(field.name) for field in attrs.fields(Settings)} | {
+        environment_name("settings"),
+        SUPERVISED,
+        SIBLINGS,
+    }
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -23,11 +23,12 @@ USEFUL_SECONDS = 2.0  # who lives this long did some work and is started again a
 
 @attrs.frozen
 class Child:
-    """One process to keep alive; it inherits these open files."""
+    """One process to keep alive; it inherits these open files, and has this in its environment beside ours."""
 
     name: str
     command: Sequence[str]
     files: tuple[int, ...] = ()
+    environment: Mapping[str, str] = attrs.field(factory=dict)
 
 
 async def supervise(children: Sequence[Child], stop_seconds: float) -> int:
@@ -73,7 +74,7 @@ async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, c
 
 async def _run(child: Child, stopping: trio.Event, stop_seconds: float) -> int:
     """Run the process once; its exit code. Its standard input stays open as long as we live: that is how it knows."""
-    environment = os.environ | {SUPERVISED: "1"}
+    environment = os.environ | {SUPERVISED: "1", **child.environment}
     open_process = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, env=environment, pass_fds=child.files)
     process = await open_process(list(child.command))
     log.info("process.started", process=child.name, pid=process.pid)

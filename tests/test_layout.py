@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sentinel.standard_webhooks",
         "sentinel.edge",
         "sentinel.group_commit",
+        "sentinel.metrics",
     ),
     ("sentinel.http",),
     ("sentinel.http1",),
@@ -44,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.usage", "sentinel.notices"),
     ("sentinel.administration", "sentinel.webhooks", "sentinel.health"),
     ("sentinel.job_api", "sentinel.conversation_api"),
+    ("sentinel.monitor", "sentinel.openapi"),
     ("sentinel.admin_api", "sentinel.gateway"),
     ("sentinel.hypercorn_guard",),
     ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening"),
@@ -69,6 +71,8 @@ HOMES = {
     "jinja2": {"worker.chat_template"},
 }
 PURE = (
+    "sentinel.metrics",
+    "sentinel.openapi",
     "sentinel.channels",
     "sentinel.edge",
     "sentinel.payload",

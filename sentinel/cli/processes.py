@@ -7,6 +7,7 @@ import gc
 import os
 import resource
 import sys
+import tempfile
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.listening import is_inherited, open_listener
+from sentinel.processes import SIBLINGS
 from sentinel.records import configured_record
 from sentinel.settings import Settings, environment_name, without_password
 from sentinel.supervisor import Child, supervise
@@ -61,8 +63,11 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
         files = (listener.fileno(),)
         os.environ[environment_name("bind")] = f"fd://{listener.fileno()}"
     command = [sys.executable, "-m", "sentinel", "serve", "--one"]
-    children = [Child(f"serve {number}", command, files) for number in range(1, processes + 1)]
-    return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
+    with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+        children = [
+            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}) for number in range(1, processes + 1)
+        ]
+        return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 
 
 def allow_descriptors() -> None:
