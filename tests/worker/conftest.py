@@ -57,7 +57,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
     scripted = ScriptedEngine()
 
     @asynccontextmanager
-    async def open_scripted(_model: str, _slots: int | None) -> AsyncIterator[ScriptedEngine]:
+    async def open_scripted(*_model: object, **_options: object) -> AsyncIterator[ScriptedEngine]:
         yield scripted
 
     monkeypatch.setattr(worker.main, "open_engine", open_scripted)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sentinel.errors import ModelUnavailable
+from tests.worker.needs import unless_installed
 from worker.bundled import bundled_model
-from worker.engine import open_engine
+from worker.engine import Options, open_engine
+from worker.gguf_file import check_model_file, check_sum
+from worker.llama_thread import check_weights
 
 HEADER = b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (0).to_bytes(8, "little")
 
@@ -76,6 +85,88 @@ async def test_a_damaged_file_is_described(tmp_path, content, message):
     detail = await refusal(path)
     assert message in detail
     assert str(path) in detail
+
+
+def gguf(facts: dict[str, str | int], tensors: Sequence[int] = (), weights: int = 64) -> bytes:
+    """A file with these facts, tensors that begin at these offsets, and so many bytes of weights."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    body = b"".join(
+        text(name) + (struct.pack("<I", 8) + text(value) if isinstance(value, str) else struct.pack("<II", 4, value))
+        for name, value in facts.items()
+    )
+    body += b"".join(text(f"t{offset}") + struct.pack("<IQIQ", 1, 32, 0, offset) for offset in tensors)
+    return b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts)) + body + bytes(weights)
+
+
+FACTS: dict[str, str | int] = {
+    "general.architecture": "llama",
+    "llama.block_count": 30,
+    "llama.context_length": 8192,
+    "llama.embedding_length": 576,
+    "llama.attention.head_count": 9,
+    "llama.attention.head_count_kv": 3,
+    "tokenizer.chat_template": "{{ messages }}",
+}
+
+
+def test_a_model_file_says_what_it_needs(tmp_path):
+    """The memory that a context takes, and whether the model can chat, are known without loading it."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf(FACTS, [0, 32]))
+    facts = check_model_file(path)
+    assert (facts.tensors, facts.context_trained, facts.has_chat_template) == (2, 8192, True)
+    assert facts.context_bytes(1) == 23_040
+
+
+async def test_a_truncated_model_is_told_from_its_lists(tmp_path):
+    """A file that ends before its last weights begin is truncated, however whole its lists are."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf(FACTS, [0, 1_000_000]))
+    assert "is truncated: it has" in await refusal(path)
+
+
+@given(data=st.data())
+def test_no_damage_breaks_the_reader(data, tmp_path_factory):
+    """A file that is changed in a few places, or cut, is read or refused with a reason; nothing else happens, and it is quick."""
+    content = bytearray(gguf(FACTS, [0, 32]))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with suppress(ModelUnavailable):
+        check_model_file(path)
+
+
+def test_damaged_weights_are_found_by_their_sum(tmp_path):
+    """A single changed byte, which the model would compute with as if nothing were, is found by the file's SHA-256."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf(FACTS))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    check_sum(path, sha256)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ModelUnavailable, match="is damaged: its SHA-256 is"):
+        check_sum(path, sha256)
+
+
+@unless_installed(model=True)
+def test_the_bundled_model_is_what_it_was():
+    """The bundled model has the sum that is checked whenever it is opened."""
+    model = bundled_model()
+    assert model is not None
+    check_model_file(model)
+    check_weights(model)
+
+
+async def test_a_quantized_context_needs_flash_attention(tmp_path):
+    """A choice of settings that the library would refuse late is refused early."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(HEADER)
+    with pytest.raises(ModelUnavailable, match="needs flash attention"):
+        async with open_engine(str(path), options=Options(kv_type="q8_0", flash_attention="off")):
+            pass
 
 
 async def test_a_missing_library_says_what_to_install(tmp_path):

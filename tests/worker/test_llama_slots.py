@@ -64,6 +64,7 @@ class StrictContext:
         self.samplers: set[LetterSampler] = set()
         self.decodes: list[list[Share]] = []
         self.abort_next = False
+        self.tokens_per_step = TOKENS_PER_STEP
 
     @property
     def cells_taken(self) -> int:
