@@ -51,7 +51,12 @@ class Delivery:
     @property
     def is_indicator(self) -> bool:
         """Whether it only shows that an answer is being made."""
-        return b'"typing_indicator"' in self.body or self.path.endswith(("/sendChatAction", "/assistant.threads.setStatus"))
+        return is_indicator(self.path, self.body)
+
+
+def is_indicator(path: str, body: bytes) -> bool:
+    """Whether a request to a platform only shows that an answer is being made."""
+    return b'"typing_indicator"' in body or path.endswith(("/sendChatAction", "/assistant.threads.setStatus"))
 
 
 Judge = Callable[[Delivery], Response | None]

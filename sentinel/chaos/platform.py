@@ -16,6 +16,7 @@ from sentinel.chaos.history import Arrival, Journal
 from sentinel.http import Request, Response, json_response
 from sentinel.http1 import Limits
 from sentinel.lane import Lane
+from sentinel.stand_in import is_indicator
 
 TAKEN = json_response(200, {"ok": True, "result": {"message_id": 1}, "messages": [{"id": "wamid.fake"}], "ts": "1764000000.000100"})
 _ECHO = re.compile(rb"echo: ([^\"\\ ]+)")  # what the fake engine says; a run's texts have no spaces
@@ -43,6 +44,8 @@ class FakePlatform:
         answer = await self.misbehave(arrival) if self.misbehave else None
         if answer is not None:
             return answer
+        if is_indicator(request.path, request.body):
+            return TAKEN
         self.arrivals.append(arrival)
         self.journal.write(arrival)
         if self.noted:
