@@ -17,7 +17,7 @@ from sentinel.edge.breaker import Breaker
 from sentinel.errors import HostRests, SendFailed
 
 AT_A_TIME = 32
-WAIT_SECONDS_MAX = 2.0
+WAIT_SECONDS_MAX = 0.2  # whoever waits for a slow receiver holds a place that somebody else could use
 FAILURES_IN_A_ROW = 5
 WAYS_REMEMBERED = 10_000
 

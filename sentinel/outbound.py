@@ -26,7 +26,7 @@ from sentinel.model import Outgoing
 ANSWER_BYTES_MAX = 65_536
 RESOLVE_SECONDS_MAX = 3.0
 CONNECT_SECONDS_MAX = 5.0
-CONNECTIONS_MAX = 100
+CONNECTIONS_MAX = 200  # more than a worker has requests under way: nobody waits for the connections of those who hang
 GUARDED_PORTS = (443, 8443)
 _PLAIN = {"accept-encoding": "identity", "user-agent": "Sentinel"}
 

@@ -33,7 +33,7 @@ from worker.presence import Presence, Running, Stopped
 from worker.prompts import APOLOGY_FOR, apology_text, build_result, remembers
 from worker.typing import Typing
 
-DELIVERIES_MAX = 64
+DELIVERIES_MAX = 128  # four tenants whose platforms hang leave some: a tenant has at most `bulkhead.AT_A_TIME`
 CLAIM_AGAIN_SECONDS = 1.0
 _EVENTS = {True: "job.ended", False: "job.postponed"}
 

@@ -6,7 +6,7 @@ The invariants have the numbers of docs/faults.md. A rule that is broken gives o
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import attrs
@@ -15,6 +15,8 @@ from sentinel.chaos.history import INFO, OK, Arrival, Attempt, History, JobEnd
 
 Identity = tuple[str, str, str, str]
 HEALTH_SECONDS, REFUSALS_MIN = 2.0, 10
+QUIET_FACTOR = 2.0  # so much later than before may be what the others get while one tenant is loud
+QUIET_SAMPLES_MIN = 20
 ENDS = frozenset({"succeeded", "failed", "cancelled", "quarantined"})
 
 
@@ -29,6 +31,9 @@ class Rules:
     repeats_allowed: int = 0  # replies sent twice, when a worker dies between the platform's answer and our commit
     quarantined_allowed: frozenset[str] = frozenset()  # texts of the events that may end so
     replies: bool = True  # whether a reply tells which message it answers: the fake engine's do
+    loud: str = ""  # the tenant that floods, or is broken; the others must not feel it
+    quiet_ack_seconds: float = 0.1  # what they may always take, however fast it was before
+    quiet_reply_seconds: float = 1.0
     rss_bytes_max: int = 200_000_000
     descriptors_max: int = 2_000
 
@@ -211,4 +216,50 @@ def _in_time(known: Known) -> Iterator[Finding]:
             yield Finding("answer", attempt.text, f"no answer: {attempt.reason}")
 
 
-RULES = (_kept, _once, _asked_for, _bounded, _drained, _truthful, _durable, _in_order, _in_time)
+def _apart(known: Known) -> Iterator[Finding]:
+    """I7: while one tenant is loud, the others' p99, of acknowledgments and of replies, is at most twice what it was before."""
+    rules, faults = known.rules, known.history.faults
+    if not rules.loud or not faults:
+        return
+    begin = min(began for began, _ended in faults)
+    for what, waits, least in (
+        ("acknowledgment", _ack_waits(known), rules.quiet_ack_seconds),
+        ("reply", _reply_waits(known), rules.quiet_reply_seconds),
+    ):
+        before = [wait for at, wait in waits if at < begin]
+        during = [wait for at, wait in waits if any(began <= at <= ended for began, ended in faults)]
+        if min(len(before), len(during)) < QUIET_SAMPLES_MIN:
+            yield Finding("I7", what, f"only {len(before)} before and {len(during)} during the fault: too few to tell")
+            continue
+        usual, loud = percentile(99, before), percentile(99, during)
+        if loud > max(QUIET_FACTOR * usual, least):
+            yield Finding("I7", what, f"p99 {usual * 1000:.0f} ms before, {loud * 1000:.0f} ms while {rules.loud} was loud")
+
+
+def _ack_waits(known: Known) -> list[tuple[float, float]]:
+    """When each acknowledged request of a quiet tenant was sent, and how long the answer took."""
+    attempts = known.history.attempts
+    return [(each.sent, each.answered - each.sent) for each in attempts if each.outcome == OK and each.tenant != known.rules.loud]
+
+
+def _reply_waits(known: Known) -> list[tuple[float, float]]:
+    """
+    When each event of a quiet tenant was acknowledged, and how much later its reply came.
+
+    Messages of a chat wait for each other by right, and are left out.
+    """
+    found = []
+    for identity, at in known.acknowledged.items():
+        first = known.by_event[identity][0]
+        if first.tenant != known.rules.loud and not first.conversation and (arrivals := known.replies.get(first.text)):
+            found.append((at, arrivals[0].at - at))
+    return found
+
+
+def percentile(percent: float, values: Iterable[float]) -> float:
+    """The value that so many percent do not exceed; 0 of none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+RULES = (_kept, _once, _asked_for, _bounded, _drained, _truthful, _durable, _in_order, _in_time, _apart)

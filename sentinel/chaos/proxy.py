@@ -27,6 +27,7 @@ class Toxic:
     Attributes:
         down: no new connection is taken, and those that are there end.
         reset: connections end with RST.
+        asleep: connections are taken, and what arrives on them is carried only when the toxic ends.
         hang: what arrives is swallowed, both ways; the connections end when the toxic does.
         latency: seconds that each piece waits, each way; `jitter` more or less.
         limit_data: a connection ends after so many more bytes of replies.
@@ -34,6 +35,7 @@ class Toxic:
 
     down: bool = False
     reset: bool = False
+    asleep: bool = False
     hang: bool = False
     latency: float = 0.0
     jitter: float = 0.0
@@ -48,13 +50,21 @@ class Proxy:
     port: int
     chance: random.Random
     toxic: Toxic = attrs.field(factory=Toxic)
+    awake: trio.Event = attrs.field(factory=trio.Event)
     connections: int = 0
     cuts: int = 0
     _links: set[_Link] = attrs.field(factory=set)
 
+    def cut(self) -> None:
+        """End the connections that are there."""
+        for link in list(self._links):
+            link.end()
+
     def set(self, toxic: Toxic | None = None) -> None:
         """From now on this is wrong, or nothing."""
         hung, self.toxic = self.toxic.hang, toxic or Toxic()
+        self.awake.set()
+        self.awake = trio.Event()
         for link in list(self._links):
             link.replied = 0
             if self.toxic.down or self.toxic.reset or (hung and link.swallowed):
@@ -120,7 +130,8 @@ class _Link:
 
     async def _pass(self, data: bytes, target: trio.SocketStream, replies: bool) -> bool:
         """Carry one piece through what is wrong; False when the connection is to end."""
-        toxic = self.proxy.toxic
+        while (toxic := self.proxy.toxic).asleep:
+            await self.proxy.awake.wait()
         if toxic.hang or self.swallowed:
             self.swallowed = True
             return toxic.hang

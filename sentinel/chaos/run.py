@@ -14,13 +14,13 @@ from typing import Any
 import attrs
 import trio
 
-from sentinel.chaos.checker import Finding, check
+from sentinel.chaos.checker import Finding, check, percentile
 from sentinel.chaos.history import Attempt, History, JobEnd, Journal, read_history, write_history
 from sentinel.chaos.load import Sender
 from sentinel.chaos.plan import Chain, Shape, make_plan, make_sources
 from sentinel.chaos.platform import open_platform
 from sentinel.chaos.props import open_props, why_not
-from sentinel.chaos.report import Result, commit, figures, percentile
+from sentinel.chaos.report import Result, commit, figures
 from sentinel.chaos.servers import free_port
 from sentinel.chaos.stage import Scenario, Stage
 from sentinel.chaos.subject import in_thread, open_subject

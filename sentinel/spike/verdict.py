@@ -8,9 +8,8 @@ from typing import Any
 
 import attrs
 
-from sentinel.chaos.checker import Finding, Rules, check, repeats
+from sentinel.chaos.checker import Finding, Rules, check, percentile, repeats
 from sentinel.chaos.history import INFO, OK, History
-from sentinel.chaos.report import percentile
 from sentinel.spike.curve import Curve
 from sentinel.spike.histogram import PERCENTILES, Histogram
 from sentinel.spike.timeline import Depth, Second, timeline

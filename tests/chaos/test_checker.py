@@ -145,6 +145,49 @@ def test_what_a_scenario_allows_is_allowed() -> None:
     assert check(quarantined, Rules(quarantined_allowed=frozenset({f"text-{VICTIM}"}))) == []
 
 
+def beside_a_loud_tenant(**late: float) -> History:
+    """Every other event is the loud tenant's; from second 4 to 7 it is loud, and what `late` names is so many seconds later."""
+
+    def of_tenant(number: int) -> str:
+        return "loud" if number % 2 else "t"
+
+    def later(what: str, number: int) -> float:
+        return late.get(f"{of_tenant(number)}_{what}", 0.0) if 4 <= number / 500 <= 7 else 0.0
+
+    attempts = tuple(
+        attrs.evolve(each, tenant=of_tenant(number), answered=each.answered + later("ack", number))
+        for number, each in enumerate(CLEAN.attempts)
+    )
+    jobs = tuple(attrs.evolve(each, tenant=of_tenant(number)) for number, each in enumerate(CLEAN.jobs))
+    arrivals = tuple(attrs.evolve(each, at=each.at + later("reply", number)) for number, each in enumerate(CLEAN.arrivals))
+    return attrs.evolve(CLEAN, attempts=attempts, jobs=jobs, arrivals=arrivals, faults=((4.0, 7.0),))
+
+
+def test_what_one_tenant_does_to_itself_is_its_own() -> None:
+    """A tenant that floods may wait for itself, and the others as long as they did before."""
+    assert check(beside_a_loud_tenant(loud_ack=0.5, loud_reply=30.0), Rules(loud="loud")) == []
+
+
+@pytest.mark.parametrize("late", [{"t_ack": 0.2}, {"t_reply": 1.5}])
+def test_what_one_tenant_does_to_the_others_is_found(late: dict[str, float]) -> None:
+    """I7: acknowledgments or replies of the others that come later while one tenant is loud; unless nobody is said to be."""
+    assert "I7" in {finding.rule for finding in check(beside_a_loud_tenant(**late), Rules(loud="loud"))}
+    assert "I7" not in {finding.rule for finding in check(beside_a_loud_tenant(**late), Rules())}
+
+
+def test_one_late_reply_is_no_p99() -> None:
+    """I7 is about the p99: one late in 750 is not, two in a hundred are; and of too few nothing is said, which is a finding."""
+    (place,) = [place for place, each in enumerate(CLEAN.attempts) if each.event == "event-2502"]
+    one = change(beside_a_loud_tenant(), "arrivals", place, at=9.9)
+    assert check(one, Rules(loud="loud")) == []
+    some = one
+    for number in range(2502, 2562, 2):
+        some = change(some, "arrivals", number, at=9.9) if number % 10 else some
+    assert {finding.rule for finding in check(some, Rules(loud="loud"))} == {"I7"}
+    few = attrs.evolve(one, faults=((0.01, 0.02),))
+    assert {finding.rule for finding in check(few, Rules(loud="loud"))} == {"I7"}
+
+
 def test_health_that_tells_the_truth_passes() -> None:
     """The same refusals are no lie when /readyz says that it is not ready."""
     told = {finding.rule for finding in check(refusing(CLEAN, 503), Rules(refusals_allowed=True))}

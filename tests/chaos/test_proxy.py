@@ -111,3 +111,19 @@ async def test_an_upstream_that_is_away_ends_the_connection() -> None:
     async with open_proxy(1) as proxy, await opened(proxy) as stream:
         with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()
+
+
+async def test_asleep_and_awake() -> None:
+    """While it sleeps it takes connections and what is sent on them, and carries that when it wakes; `cut` ends what is there."""
+    async with proxied_echo() as proxy, await opened(proxy) as before:
+        assert await said(before, b"hello") == b"hello"
+        proxy.set(Toxic(asleep=True))
+        proxy.cut()
+        assert await before.receive_some() == b""
+        async with await opened(proxy) as stream:
+            await stream.send_all(b"early")
+            with trio.move_on_after(0.1) as scope:
+                await stream.receive_some()
+            assert scope.cancelled_caught
+            proxy.set()
+            assert await stream.receive_some() == b"early"

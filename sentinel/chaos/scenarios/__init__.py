@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sentinel.chaos.scenarios import nemesis, postgres, processes, redis, spool, sqlite
+from sentinel.chaos.scenarios import nemesis, postgres, processes, redis, spool, sqlite, tenants
 from sentinel.chaos.stage import Scenario
 from sentinel.errors import NotFound
 
-SCENARIOS: Mapping[str, Scenario] = {
-    scenario.name: scenario for family in (sqlite, processes, redis, postgres, spool, nemesis) for scenario in family.SCENARIOS
-}
+_FAMILIES = (sqlite, processes, tenants, redis, postgres, spool, nemesis)
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for family in _FAMILIES for scenario in family.SCENARIOS}
 
 # The short form: one or two of each kind.
 SHORT = (
@@ -21,17 +20,16 @@ SHORT = (
     "worker-killed-at-the-worst-moment",
     "job-kills-worker",
     "same-event-50-times",
+    "tenant-platform-hangs",
     "redis-killed",
     "redis-wiped",
     "redis-paused",
-    "redis-writes-paused",
     "redis-full",
     "redis-cut",
     "postgres-killed",
     "postgres-terminated",
     "postgres-paused",
-    "postgres-locked",
-    "both-down",
+    "postgres-cold-start",
     "both-down-gateway-killed",
     "spool-full",
     "drain-interrupted",

@@ -45,6 +45,7 @@ REFUSED = (
 # JSON of a shape that nobody knows: kept for a person.
 PUT_ASIDE = (b'{"entry":[{"changes":[{"field":"messages","value":{"messages":[{"id":1,"type":[]}]}}]}]}',)
 UNCLEAR = "unclear"
+IDLE_MS = 100
 SPOOLED, BROKEN = "spool.begins", "The record cannot be written or read now"
 
 
@@ -124,6 +125,31 @@ async def _network(stage: Stage) -> None:
             await stage.hole(0.25)
             stage.proxy.set()
         await stage.hole(0.1)
+
+
+async def _cold_start(stage: Stage) -> None:
+    """As a serverless database does it: the connections end, new ones are taken, and are answered when the database is awake."""
+    await stage.warm_up()
+    async with stage.fault("PostgreSQL falls asleep, and takes long to wake"):
+        stage.proxy.set(Toxic(asleep=True))
+        stage.proxy.cut()
+        await stage.hole()
+        stage.proxy.set()
+
+
+async def _far(stage: Stage) -> None:
+    await stage.warm_up(0.1)
+    async with stage.fault("PostgreSQL is 50 ms away"):
+        stage.proxy.set(Toxic(latency=0.025))  # each way
+        await stage.hole(1.6)
+    stage.proxy.set()
+
+
+async def _idle_disconnects(stage: Stage) -> None:
+    """The server's own setting: whatever is idle for a moment is ended, in the middle of every pause between two batches."""
+    await stage.warm_up(0.1)
+    async with stage.fault(f"PostgreSQL ends sessions that are idle for {IDLE_MS} ms"):
+        await stage.hole(1.6)
 
 
 async def _many_workers(stage: Stage) -> None:
@@ -206,6 +232,17 @@ SCENARIOS = (
     _scenario("disk-full", (19,), "the disk of the database fills up, and is freed", _disk_full, disk="postgres", felt=SPOOLED),
     _scenario(
         "network", (15, 16), "connections to PostgreSQL hang, are reset, refused, cut", _network, proxied="postgres", felt=SPOOLED
+    ),
+    _scenario("cold-start", (16,), "the database sleeps and takes long to wake", _cold_start, proxied="postgres", felt=SPOOLED),
+    _scenario("far", (), "PostgreSQL is 50 ms away, there and back", _far, proxied="postgres"),
+    _scenario(
+        "idle-disconnects",
+        (15,),
+        "the server ends sessions that are idle for a moment",
+        _idle_disconnects,
+        postgres_options={"idle_session_timeout": str(IDLE_MS)},
+        shape={"webhooks": 300, "seconds": 10.0},
+        felt=BROKEN,
     ),
     _scenario(
         "many-workers",

@@ -19,7 +19,7 @@ from sentinel.chaos.wire import Broken, connect
 from sentinel.http import Response, json_response
 from sentinel.records import LEASE_SECONDS, RESCUES_MAX
 
-IN_FLIGHT_MAX = 128  # replies that one worker can have under way: its slots, and its deliveries beside them
+IN_FLIGHT_MAX = 192  # replies that one worker can have under way: its slots, and its deliveries beside them
 EXTRA = 50_000_000  # numbers of events that a scenario sends beside the plan
 SECOND = json_response(500, {"ok": False})
 
