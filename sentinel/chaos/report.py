@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from sentinel.chaos.checker import Finding, repeats
+from sentinel.chaos.checker import Finding, percentile, repeats
 from sentinel.chaos.history import INFO, OK, Attempt, History
+from sentinel.payload import decode_own_json
 
 
 @attrs.frozen(kw_only=True)
@@ -89,12 +90,6 @@ def _waits(acks: Sequence[Attempt], history: History) -> Iterator[tuple[float, f
             yield at, (arrival.at - at) * 1000
 
 
-def percentile(percent: float, values: Iterable[float]) -> float:
-    """The value that so many percent do not exceed; 0 of none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
-
-
 def commit(root: Path) -> str:
     """The short name of the commit that runs, with `+` if files differ from it; "unknown" outside a repository."""
     try:
@@ -161,6 +156,56 @@ def totals(results: Sequence[Result]) -> dict[str, Any]:
 def as_document(results: Sequence[Result]) -> dict[str, Any]:
     """For JSON."""
     return {"totals": totals(results), "results": [attrs.asdict(result) | {"passed": result.passed} for result in results]}
+
+
+def read_document(path: Path) -> list[Result]:
+    """The results in a file that `as_document` made."""
+    return [_result(values) for values in decode_own_json(path.read_bytes())["results"]]
+
+
+def _result(values: dict[str, Any]) -> Result:
+    known = {field.name: values[field.name] for field in attrs.fields(Result)}
+    known["findings"] = tuple(Finding(**finding) for finding in known["findings"])
+    known["schedule"] = tuple((at, what) for at, what in known["schedule"])
+    return Result(**known | {"numbers": tuple(known["numbers"])})
+
+
+PAGE_COLUMNS = {
+    "scenario": "scenario",
+    "acked": "acked",
+    "lost": "lost",
+    "doubled": "doubled",
+    "repeats": "repeats",
+    "503": "503",
+    "worst ms": "worst ms",
+    "in fault": "p99 in fault ms",
+    "drained s": "drained s",
+    "verdict": "verdict",
+}
+
+
+def page_table(results: Sequence[Result]) -> str:
+    """The table of docs/faults.md."""
+    lines = [PAGE_COLUMNS.values(), ["---", *["--:"] * (len(PAGE_COLUMNS) - 2), "---"]]
+    lines += [[_cell(row(result).get(name)) for name in PAGE_COLUMNS] for result in results]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|").replace(" --: |", "--:|")
+
+
+def with_table(page: str, results: Sequence[Result]) -> str:
+    """The page with this table in the place of the one that it has. Raises ValueError if it has none."""
+    begin = page.index(f"| {' | '.join(PAGE_COLUMNS.values())} |")
+    return page[:begin] + page_table(results) + page[page.index("\n\n", begin) :]
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.0f}"
+        case int():
+            return f"{value:,}"
+    return str(value)
 
 
 def _service(attempt: Attempt) -> float:

@@ -25,6 +25,9 @@ def add_commands(commands: Any) -> None:
     chaos.add_argument("--seconds", type=float, help="over how long (10; with --short 4)")
     chaos.add_argument("--seed", type=int, default=1, help="the same seed gives the same run")
     chaos.add_argument("--rounds", type=int, default=1, help="run everything so often, each time with the next seed")
+    chaos.add_argument("--part", metavar="N/M", help="the N-th of M parts of what was chosen")
+    chaos.add_argument("--report", metavar="FILE", type=Path, nargs="+", help="run nothing; show what earlier runs wrote by --json")
+    chaos.add_argument("--page", metavar="FILE", type=Path, help="with --report: put the table into this page, in place of its own")
     chaos.add_argument("--json", metavar="FILE", type=Path, help="write the results there")
     chaos.add_argument("--keep", metavar="FOLDER", type=Path, help="keep the logs and histories there")
     chaos.set_defaults(run=run)
@@ -39,8 +42,13 @@ def run(options: argparse.Namespace, _settings: Settings) -> int:
         rows = [{"scenario": each.name, "numbers": each.numbers, "what": each.what} for each in SCENARIOS.values()]
         print_table(rows, ("scenario", "numbers", "what"), "none")
         return 0
-    scenarios = choose(options.scenarios, short=options.short)
-    results = trio.run(_run_all, scenarios, options)
+    if options.report:
+        results = [result for path in options.report for result in report.read_document(path)]
+        if options.page:
+            options.page.write_text(report.with_table(options.page.read_text(), results))
+    else:
+        scenarios = _part(choose(options.scenarios, short=options.short), options.part or "1/1")
+        results = trio.run(_run_all, scenarios, options)
     print()
     print_table([report.row(result) for result in results], report.COLUMNS, "none")
     document = report.as_document(results)
@@ -50,6 +58,15 @@ def run(options: argparse.Namespace, _settings: Settings) -> int:
 
         options.json.write_bytes(encode_json(document))
     return 0 if all(result.passed for result in results) else 1
+
+
+def _part(scenarios: list[Any], part: str) -> list[Any]:
+    """The N-th of M pieces, as even as can be, in order. Raises BadInput."""
+    number, _, of = part.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise BadInput("--part is N/M, as in 2/4.")
+    total = len(scenarios)
+    return scenarios[total * (int(number) - 1) // int(of) : total * int(number) // int(of)]
 
 
 async def _run_all(scenarios: Any, options: argparse.Namespace) -> list[Any]:

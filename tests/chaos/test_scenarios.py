@@ -8,11 +8,14 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sentinel.chaos.checker import Finding
 from sentinel.chaos.plan import Shape
-from sentinel.chaos.report import as_document, row
+from sentinel.chaos.report import Result, as_document, read_document, row, with_table
 from sentinel.chaos.run import Options, run_scenario
 from sentinel.chaos.scenarios import SCENARIOS, choose
-from sentinel.errors import NotFound
+from sentinel.cli.chaos import _part
+from sentinel.errors import BadInput, NotFound
+from sentinel.payload import encode_json
 
 ROOT = Path(__file__).parents[2]
 SHORT = Options(seed=7, shape=Shape(webhooks=500, seconds=4.0))
@@ -24,6 +27,34 @@ def test_the_page_lists_every_scenario() -> None:
     page = (ROOT / "docs/faults.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| ([\d, -]*?) ?\|", page, re.MULTILINE))
     assert rows == {name: ", ".join(map(str, scenario.numbers)) or "-" for name, scenario in SCENARIOS.items()}
+
+
+def test_the_parts_are_the_whole() -> None:
+    """Parts run one after the other run each scenario once; what is no part is said to be none."""
+    everything = choose([])
+    for of in (1, 3, 7):
+        assert [each for number in range(1, of + 1) for each in _part(everything, f"{number}/{of}")] == everything
+    for wrong in ("0/3", "4/3", "x", "1/", "1/0"):
+        with pytest.raises(BadInput, match="--part"):
+            _part(everything, wrong)
+
+
+def test_the_page_s_table_is_made_from_what_runs_wrote(tmp_path: Path) -> None:
+    """Results are read back as they were written, and their table takes the place of the page's, with all around it left alone."""
+    finding = Finding("I1", "x", "lost")
+    results = [
+        Result(
+            scenario="calm", numbers=(1, 2), seed=7, commit="c", acknowledged=10_000, drained_seconds=2.4, schedule=((1.0, "x"),)
+        ),
+        Result(scenario="broken", numbers=(), seed=7, commit="c", findings=(finding,)),
+    ]
+    (tmp_path / "run.json").write_bytes(encode_json(as_document(results)))
+    assert read_document(tmp_path / "run.json") == results
+    page = (ROOT / "docs/faults.md").read_text()
+    written = with_table(page, results)
+    assert "| calm | 10,000 | 0 | 0 | 0 | 0 | 0 | 0 | 2 | kept |\n| broken |" in written
+    assert written.endswith(page[page.index("A worker that died on another machine") :])
+    assert with_table(written, results) == written
 
 
 def test_a_name_that_does_not_exist_is_said() -> None:
