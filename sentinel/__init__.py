@@ -9,7 +9,7 @@
 #   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
 #   admin_api/ administration/   who administers, over HTTP or by commands: each move once, with its line in the audit
 #   gateway.py                  routes; owns the gateway's background tasks
-#   webhooks.py job_api.py job_request.py job_view.py   the two things that a gateway does
+#   webhooks.py job_api.py job_request.py job_view.py status_codes.py   the two things that a gateway does; what it answers
 #   monitor.py metrics.py openapi.py   what it counts and says of itself: /metrics, /openapi.json
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
 #   admission.py usage.py notices.py   who is let in, by the table of sentinel/edge/checks.py; who is told that they were not

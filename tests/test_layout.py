@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
     ("sentinel.admission",),
     ("sentinel.usage", "sentinel.notices"),
-    ("sentinel.administration", "sentinel.webhooks", "sentinel.health"),
+    ("sentinel.administration", "sentinel.webhooks", "sentinel.health", "sentinel.status_codes"),
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.monitor", "sentinel.openapi"),
     ("sentinel.admin_api", "sentinel.gateway"),
