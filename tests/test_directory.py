@@ -1,5 +1,6 @@
 """The directory in memory: it follows the record, stays in force when the record is silent, and tells nobody more than needed."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -8,6 +9,7 @@ import pytest
 import trio
 
 from sentinel.directory import FOLLOW_SECONDS, DirectoryFollower
+from sentinel.directory_copy import DirectoryCopy
 from sentinel.edge.keys import every_hash, hash_key, keyed_hash, new_key
 from sentinel.errors import Forbidden, Forged, NotFound, Unavailable
 from sentinel.http import Request
@@ -122,11 +124,12 @@ class TestSource:
             follower.known_source("telegram", "other")
 
 
-class TestAuthenticate:
-    @pytest.fixture
-    def keyring(self, tmp_path) -> Keyring:
-        return Keyring((ServerKey.of("n" * 32), ServerKey.of("o" * 32)), tmp_path / "unused")
+@pytest.fixture
+def keyring(tmp_path) -> Keyring:
+    return Keyring((ServerKey.of("n" * 32), ServerKey.of("o" * 32)), tmp_path / "unused")
 
+
+class TestAuthenticate:
     @pytest.fixture
     def follower(self, books, keyring) -> DirectoryFollower:
         directory = Directory(keys={keyed_hash(KEY_TEXT, keyring.keys[0]): KEY}, server_key_id=keyring.keys[0].id)
@@ -210,6 +213,34 @@ class TestAuthenticate:
                 follower.authenticate(request(f"Bearer {KEY_TEXT}"), JOBS_READ)
             counts.append(len(calls))
         assert counts == [1, 1, 1]
+
+
+class TestCopy:
+    """The copy on the gateway's disk."""
+
+    CONTENT = Directory(
+        tenants=frozenset({"acme", "shut"}),
+        sources={("telegram", "bot"): attrs.evolve(SOURCE, settings={"secret_token": "canary"}, disabled_at=2.0)},
+        keys={"hash": attrs.evolve(KEY, scopes=("admin",), expires_at=9.0)},
+        disabled_tenants=frozenset({"shut"}),
+    )
+
+    def test_sealed(self, tmp_path, keyring):
+        """The copy comes back as it was, and nothing of it can be read without the server key."""
+        content = attrs.evolve(self.CONTENT, server_key_id=keyring.newest().id)
+        copy = DirectoryCopy(tmp_path, keyring)
+        copy.write(content)
+        assert copy.read() == content
+        (file,) = tmp_path.iterdir()
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert not [word for word in (b"canary", b"acme", b"hash") if word in file.read_bytes()]
+        assert DirectoryCopy(tmp_path, Keyring((ServerKey.of("x" * 32),), tmp_path)).read() is None
+
+    def test_of_the_version_before(self, tmp_path, keyring):
+        """A copy that an earlier version left in the open is read."""
+        plain = {"tenants": ["acme"], "sources": [], "keys": {"h": {"id": "k", "tenant": "acme", "hint": "", "created_at": 1.0}}}
+        (tmp_path / "directory.json").write_text(json.dumps(plain))
+        assert DirectoryCopy(tmp_path, keyring).read() == Directory(frozenset({"acme"}), {}, {"h": Key("k", "acme", "", 1.0)})
 
 
 class TestKeyUses:

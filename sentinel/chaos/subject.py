@@ -113,12 +113,14 @@ async def open_subject(settings: Settings, folder: Path, began: float) -> AsyncI
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment that gives another process these settings."""
-    values = attrs.asdict(settings)
-    shown = {
-        name: value.reveal() if isinstance(value, Secret) else str(value) for name, value in values.items() if value is not None
-    }
-    return {environment_name(name): text for name, text in shown.items()}
+    """The environment that gives another process these settings; what is not set here is not inherited either."""
+    return {environment_name(name): _text(value) for name, value in attrs.asdict(settings).items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return value.reveal() if isinstance(value, Secret) else str(value)
 
 
 def _sentinels() -> list[tuple[int, int, str]]:

@@ -33,7 +33,7 @@ EPILOG = """\
 Start here:
   sentinel up                         gateway and worker, as two processes, on SQLite
   sentinel demo                       one webhook per channel through it all, with the replies
-  sentinel keys create                a key for POST /v1/jobs
+  sentinel keys create                a key for POST /v1/jobs (--scope admin: for the admin API)
   sentinel sources add shop --channel whatsapp --set app_secret=env:APP_SECRET ...
   sentinel status                     how things are now, in plain words
   sentinel doctor                     what is wrong, and what to do about it

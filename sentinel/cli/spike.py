@@ -79,7 +79,7 @@ async def _run(options: argparse.Namespace, settings: Settings) -> Any:
         drain_seconds=options.drain,
     )
     own = Own(options.store, options.model, options.slots, options.processes)
-    opened = open_running(options.url, settings.record, shape) if options.url else open_own(own, shape, options.seed)
+    opened = open_running(options.url, settings, shape) if options.url else open_own(own, shape, options.seed)
     async with opened as target:
         print(f"{chosen.curve.webhooks:,} webhooks to {target.name} (seed {options.seed})", file=sys.stderr)
         return await run_spike(target, chosen, _say)

@@ -24,7 +24,8 @@ from sentinel.chaos.stage import Scenario, Stage
 from sentinel.chaos.subject import in_thread
 from sentinel.errors import BadInput
 from sentinel.model import Source
-from sentinel.records import JobFilter, open_record
+from sentinel.records import JobFilter, configured_record, open_record
+from sentinel.settings import Settings
 
 JOBS_MAX = 10_000_000
 
@@ -100,7 +101,7 @@ async def open_own(own: Own, shape: Shape, seed: int) -> AsyncIterator[Target]:
 
 
 @asynccontextmanager
-async def open_running(url: str, record_url: str, shape: Shape) -> AsyncIterator[Target]:
+async def open_running(url: str, settings: Settings, shape: Shape) -> AsyncIterator[Target]:
     """
     A Sentinel that runs already, at a plain http URL, with sources of new tenants that are removed from its record at the end.
 
@@ -116,11 +117,11 @@ async def open_running(url: str, record_url: str, shape: Shape) -> AsyncIterator
             attrs.evolve(source, tenant=f"{tag}-{source.tenant}", name=f"{tag}-{source.name}")
             for source in make_sources(shape, platform.url)
         ]
-        await in_thread(_add, record_url, sources)
+        await in_thread(_add, settings, sources)
         try:
-            yield Target(url, host, port, record_url, sources, platform, began, lambda: 0, follows=True)
+            yield Target(url, host, port, settings.record, sources, platform, began, lambda: 0, follows=True)
         finally:
-            await in_thread(_remove, record_url, sources)
+            await in_thread(_remove, settings, sources)
 
 
 def history_of(target: Target, history: History) -> History:
@@ -139,15 +140,15 @@ def _address(url: str) -> tuple[str, int]:
     return parts.hostname, parts.port or 80
 
 
-def _add(record_url: str, sources: Sequence[Source]) -> None:
-    with closing(open_record(record_url)) as record:
+def _add(settings: Settings, sources: Sequence[Source]) -> None:
+    with closing(configured_record(settings)) as record:
         for tenant in {source.tenant for source in sources}:
             record.add_tenant(tenant, time.time())
         for source in sources:
             record.put_source(source, time.time())
 
 
-def _remove(record_url: str, sources: Sequence[Source]) -> None:
-    with closing(open_record(record_url)) as record:
+def _remove(settings: Settings, sources: Sequence[Source]) -> None:
+    with closing(configured_record(settings)) as record:
         for source in sources:
             record.remove_source(source)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sentinel.outbound import Answer, Outbound, open_outbound
 from sentinel.records import configured_record
 from sentinel.sealing import new_key_text
 from sentinel.secret import Secret
-from sentinel.settings import Settings
+from sentinel.settings import ADMIN_BIND, Settings
 from tests.processes.harness import ROOT, environment, start, stop
 
 pytestmark = pytest.mark.slow
@@ -300,6 +301,63 @@ def _every_row(settings: Settings) -> str:
         return "\n".join(str(row) for table in tables for row in record._query(f"SELECT * FROM {table}"))  # type: ignore[attr-defined]  # noqa: S608
     finally:
         record.close()
+
+
+async def test_the_admin_api_has_its_own_listener(tmp_path: Path) -> None:
+    """`sentinel serve` offers the admin API where it is told to and nowhere else; a change is in force at once."""
+    bind = f"127.0.0.1:{free_port()}"
+    async with open_site(tmp_path, f"sqlite:{tmp_path / 'sentinel.db'}", gateways=1, admin_bind=bind) as site:
+        admin = await site.run("keys", "create", "--scope", "admin")
+        headers = {"authorization": f"Bearer {admin['key']}", "content-type": "application/json"}
+        await site.until_status(403, admin["key"])
+        for base, status in ((f"http://{bind}", 201), (site.bases[0], 404)):
+            answer = await site.outbound.send(Outgoing(f"{base}/admin/v1/keys", b"{}", headers))
+            assert answer.status == status
+            if status == 201:
+                assert await site.get_jobs(site.bases[0], json.loads(answer.body)["key"]) == 200
+
+
+@pytest.mark.parametrize("chosen", [True, False], ids=["chosen", "by default"])
+async def test_an_admin_address_that_is_taken(tmp_path: Path, chosen: bool) -> None:
+    """An address that was chosen must be had; the one by default may be another Sentinel's, and the gateway serves without."""
+    with socket.socket() as taken:
+        if chosen:
+            taken.bind(("127.0.0.1", 0))
+        else:
+            with suppress(OSError):  # whoever else has it does as well
+                taken.bind(("127.0.0.1", 8081))
+        taken.listen()
+        admin_bind = f"127.0.0.1:{taken.getsockname()[1]}" if chosen else ADMIN_BIND
+        settings = Settings(record=f"sqlite:{tmp_path / 'x.db'}", bind=f"127.0.0.1:{free_port()}", admin_bind=admin_bind)
+        process = await start(settings, tmp_path / "log", "serve")
+        if chosen:
+            with trio.fail_after(30):
+                assert await process.wait() == 2
+            assert "SENTINEL_ADMIN_BIND" in (tmp_path / "log").read_text()
+            return
+        async with open_outbound(10.0) as outbound:
+            await wait_listening(outbound, f"http://{settings.bind}")
+        await stop(process)
+        assert "admin.not_listening" in (tmp_path / "log").read_text()
+
+
+async def test_without_the_right_server_key_nothing_starts(tmp_path: Path, url: str) -> None:
+    """A gateway or a worker that has another server key says which one is missing, and does not answer 401 to everybody instead."""
+    settings = Settings(record=url, spool="off", admin_bind="off", model="fake:0", secret_key=Secret("r" * 40))
+    record = configured_record(settings)
+    record.put_source(Source("default", "telegram", "bot", {"secret_token": "s"}), 0)
+    missing = record.server_key_id()
+    record.close()
+    wrong = attrs.evolve(settings, secret_key=Secret("w" * 40), bind=f"127.0.0.1:{free_port()}")
+    for command in ("serve", "worker"):
+        process = await start(wrong, tmp_path / command, command)
+        with trio.fail_after(30):
+            assert await process.wait() == 2
+        said = (tmp_path / command).read_text()
+        assert f"sealed with server key {missing}" in said
+        assert "SENTINEL_SECRET_KEY" in said
+        assert "r" * 40 not in said
+        assert "w" * 40 not in said
 
 
 def test_canaries_would_be_found() -> None:

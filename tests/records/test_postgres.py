@@ -296,6 +296,16 @@ class TestBell:
             record.accept([new_job(state=State.QUARANTINED)], NOW)
             assert not bell.wait(0.1)
 
+    def test_it_rings_for_the_directory(self, url):
+        """A bell for the directory rings once for each change of it, and for no job."""
+        with closing(open_record(url)) as record, closing(open_bell(url, "directory")) as bell:
+            assert not bell.wait(0.05)
+            record.add_tenant("t", NOW)
+            assert bell.wait(5)
+            record.accept([new_job()], NOW)
+            record.note_key_uses({}, {})
+            assert not bell.wait(0.1)
+
     def test_a_server_that_hangs(self, server, impatient):
         """A bell whose server has stopped answering holds nobody up for ever, not even one that has just connected."""
         with closing(open_record(server.url)), closing(open_bell(server.url)) as bell:
