@@ -164,7 +164,7 @@ class NewJob:
     metering: Metering = Metering.TENANT
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # a worker makes one per claim, and frozen slots are filled in twice the time
 class Job:
     """A job as the record holds it. Times are seconds since the epoch; `result` and `progress` are None until known."""
 

@@ -81,23 +81,34 @@ WHERE j.id = ANY(:ids::text[]::uuid[]) AND j.conversation IS NOT NULL AND q.plac
 
 -- name: cancel_waiting
 -- The row of the queue is locked first, as a claim does it: in the other order the two could wait for each other.
-WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q)
-UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
-WHERE sequence IN (SELECT sequence FROM locked) AND tenant = :tenant AND state IN ('scheduled', 'queued')
+WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q),
+cancelled AS (
+    UPDATE jobs SET state = 'cancelled', cancel_at = :now, finished_at = :now, last_error = 'cancelled before it began'
+    WHERE sequence IN (SELECT sequence FROM locked) AND tenant = :tenant AND state IN ('scheduled', 'queued') RETURNING sequence)
+DELETE FROM queue WHERE sequence IN (SELECT sequence FROM cancelled)
 
 -- name: cancel_running
 UPDATE jobs SET cancel_at = :now WHERE id = :id::uuid AND tenant = :tenant AND state = 'running' AND cancel_at IS NULL
 
 -- name: set_aside
-WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q)
-UPDATE jobs SET state = 'quarantined', finished_at = :now, last_error = :reason
-WHERE sequence IN (SELECT sequence FROM locked) AND state IN ('scheduled', 'queued')
+WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q),
+aside AS (
+    UPDATE jobs SET state = 'quarantined', finished_at = :now, last_error = :reason
+    WHERE sequence IN (SELECT sequence FROM locked) AND state IN ('scheduled', 'queued') RETURNING sequence)
+UPDATE queue SET place = 'quarantined', chat = NULL WHERE sequence IN (SELECT sequence FROM aside)
 
 -- name: retry_ended
-WITH back AS (
+-- The claim and its end, which the row tells of, are written down before they are forgotten.
+WITH old AS MATERIALIZED (
+    SELECT * FROM jobs WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%' FOR UPDATE),
+told AS (
+    INSERT INTO job_steps(place, job, at, step, attempt, detail) OVERRIDING SYSTEM VALUE
+    SELECT claimed_place, sequence, started_at, 'claimed', attempt, 'worker ' || worker_id FROM old WHERE ended_place IS NOT NULL AND claimed_place IS NOT NULL
+    UNION ALL SELECT ended_place, sequence, finished_at, state, attempt, last_error FROM old WHERE ended_place IS NOT NULL),
+back AS (
     UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL,
-        result = CASE WHEN result LIKE '%"apology_for":%' THEN NULL ELSE result END
-    WHERE id = :id::uuid AND state IN ('failed', 'cancelled', 'quarantined') AND input NOT LIKE '[{"role":"raw"%' RETURNING *)
+        ended_place = NULL, result = CASE WHEN result LIKE '%"apology_for":%' THEN NULL ELSE result END
+    WHERE sequence IN (SELECT sequence FROM old) RETURNING *)
 INSERT INTO queue(sequence, tenant, priority, place, chat, run_at)
 SELECT sequence, tenant, priority, 'ready', chat_of(conversation, tenant, channel, source), run_at FROM back
 ON CONFLICT (sequence) DO UPDATE SET place = 'ready', chat = EXCLUDED.chat, run_at = EXCLUDED.run_at
@@ -140,29 +151,39 @@ SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float
 SELECT 1 FROM queue WHERE place = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
 
 -- name: rescue
--- The claim counts as a rescue and not as an attempt.
+-- The claim counts as a rescue and not as an attempt. What is quarantined is in nobody's way: it leaves its chat.
 WITH orphans AS MATERIALIZED (
     SELECT j.id FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence
     WHERE q.place = 'running' AND q.worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL)
     ORDER BY q.worker_id, q.sequence LIMIT 500 FOR UPDATE OF j SKIP LOCKED),
 rescued AS (
-    UPDATE jobs SET rescues = rescues + 1, attempt = attempt - 1, lease_token = NULL, worker_id = NULL, run_at = :now,
+    UPDATE jobs SET rescues = rescues + 1, attempt = attempt - 1, lease_token = NULL, run_at = :now,
         state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN rescues + 1 >= :rescues_max THEN 'quarantined' ELSE 'queued' END,
         finished_at = CASE WHEN cancel_at IS NOT NULL OR rescues + 1 >= :rescues_max THEN :now::float8 END,
         last_error = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled'
                           WHEN rescues + 1 >= :rescues_max THEN 'its worker died ' || :rescues_max || ' times' ELSE 'its worker died' END
     WHERE id = ANY(ARRAY(SELECT id FROM orphans)) AND state = 'running' RETURNING *),
+gone AS (DELETE FROM queue WHERE sequence IN (SELECT sequence FROM rescued WHERE state = 'cancelled')),
+back AS (
+    UPDATE queue AS q SET place = place_of(r.state, r.rescues), run_at = r.run_at, worker_id = NULL,
+        chat = CASE WHEN r.state = 'queued' THEN q.chat END
+    FROM rescued AS r WHERE q.sequence = r.sequence AND r.state <> 'cancelled'),
 steps AS (
-    INSERT INTO job_steps(job, at, step, attempt, detail)
-    SELECT sequence, :now, CASE state WHEN 'queued' THEN 'rescued' ELSE state END, attempt, last_error FROM rescued),
+    INSERT INTO job_steps(place, job, at, step, attempt, detail) OVERRIDING SYSTEM VALUE
+    SELECT claimed_place, sequence, started_at, 'claimed', attempt + 1, 'worker ' || worker_id FROM rescued WHERE claimed_place IS NOT NULL
+    UNION ALL SELECT nextval('job_steps_place_seq'), sequence, :now, CASE state WHEN 'queued' THEN 'rescued' ELSE state END, attempt, last_error
+    FROM rescued),
 called AS (
     INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM rescued
     WHERE finished_at IS NOT NULL AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING)
 SELECT id FROM rescued
 
 -- name: promote
-UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(ARRAY(
-    SELECT sequence FROM queue WHERE place = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+WITH due AS (
+    UPDATE queue SET place = 'ready' WHERE place = 'scheduled' AND sequence = ANY(ARRAY(
+        SELECT sequence FROM queue WHERE place = 'scheduled' AND run_at <= :now ORDER BY run_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+    RETURNING sequence)
+UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(ARRAY(SELECT sequence FROM due))
 
 -- name: claim
 -- The jobs named by `ids`, or else a fair pick: tenants by chance, an even share for each, by priority and age. The rows are locked
@@ -180,13 +201,13 @@ drawn AS MATERIALIZED (SELECT tenant FROM tenants WHERE tenant IS NOT NULL ORDER
 fair AS MATERIALIZED (
     SELECT q.*, row_number() OVER (PARTITION BY q.tenant ORDER BY q.priority, q.sequence) AS turn
     FROM drawn CROSS JOIN LATERAL (
-        SELECT sequence, tenant, priority, chat FROM queue WHERE place = 'ready' AND tenant = drawn.tenant
+        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE place = 'ready' AND tenant = drawn.tenant
         ORDER BY priority, sequence LIMIT :looked / (SELECT count(*) FROM drawn) + 1 FOR UPDATE SKIP LOCKED) AS q),
 named AS MATERIALIZED (
     SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
-        SELECT sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
+        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
 lone AS MATERIALIZED (
-    SELECT sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
+    SELECT ctid AS at, sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
     WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
         SELECT 1 FROM queue AS r JOIN jobs AS j ON j.sequence = r.sequence
         WHERE r.place = 'running' AND r.worker_id = :worker AND j.rescues >= 2) END
@@ -203,13 +224,17 @@ parked AS (
     UPDATE queue SET place = 'waiting'
     WHERE sequence = ANY(ARRAY(SELECT b.sequence FROM blocked AS b JOIN held AS h ON h.sequence = b.blocker)) RETURNING 1),
 picked AS MATERIALIZED (
-    SELECT sequence FROM candidates WHERE sequence NOT IN (SELECT sequence FROM blocked WHERE blocker IS NOT NULL)
+    SELECT at FROM candidates WHERE sequence NOT IN (SELECT sequence FROM blocked WHERE blocker IS NOT NULL)
+      AND EXISTS (SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL)
     ORDER BY turn, priority, sequence LIMIT :count),
+taken AS (
+    UPDATE queue SET place = 'running', worker_id = :worker WHERE ctid = ANY(ARRAY(SELECT at FROM picked)) RETURNING sequence),
 claimed AS (
-    UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = gen_random_uuid(), worker_id = :worker, started_at = :now
-    WHERE sequence = ANY(ARRAY(SELECT sequence FROM picked)) AND state = 'queued'
-      AND EXISTS (SELECT 1 FROM workers WHERE id = :worker AND dead_at IS NULL) RETURNING *),
-steps AS (INSERT INTO job_steps(job, at, step, attempt, detail) SELECT sequence, :now, 'claimed', attempt, 'worker ' || :worker::text FROM claimed)
+    UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = gen_random_uuid(), worker_id = :worker, started_at = :now,
+        claimed_place = (SELECT nextval('job_steps_place_seq'))
+    WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
+    RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
+              priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of)
 SELECT (SELECT count(*) FROM parked) AS parked, (SELECT max(turn) FROM fair) > :looked / (SELECT nullif(count(*), 0) FROM drawn) AS more, claimed.*
 FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
 
@@ -222,8 +247,11 @@ WHERE m.id = :id::uuid AND m.lease_token = :token::uuid AND q.place <> 'running'
 ORDER BY q.sequence LIMIT :limit
 
 -- name: merge_away
-UPDATE jobs SET state = 'succeeded', finished_at = :now, progress = 1, result = :result
-WHERE id = :id::uuid AND state IN ('scheduled', 'queued') AND started_at IS NULL
+WITH locked AS MATERIALIZED (SELECT q.sequence FROM jobs AS j JOIN queue AS q ON q.sequence = j.sequence WHERE j.id = :id::uuid FOR UPDATE OF q),
+merged AS (
+    UPDATE jobs SET state = 'succeeded', finished_at = :now, progress = 1, result = :result
+    WHERE sequence IN (SELECT sequence FROM locked) AND state IN ('scheduled', 'queued') AND started_at IS NULL RETURNING sequence)
+DELETE FROM queue WHERE sequence IN (SELECT sequence FROM merged)
 
 -- name: merge_in
 UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id::uuid AND lease_token = :token::uuid
@@ -263,7 +291,8 @@ steps AS (
 SELECT place FROM owned
 
 -- name: end
--- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead.
+-- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead. The claim and its end stand in
+-- the job's row (`claimed_place`, `ended_place`); where there will be another claim, they are written down as steps.
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[],
                          :remembers::integer[])
@@ -273,22 +302,32 @@ written AS (
         state = CASE WHEN g.state <> 'queued' THEN g.state WHEN j.cancel_at IS NOT NULL THEN 'cancelled'
                      WHEN g.run_at <= :now THEN 'queued' ELSE 'scheduled' END,
         finished_at = CASE WHEN g.state <> 'queued' OR j.cancel_at IS NOT NULL THEN :now::float8 END,
+        ended_place = CASE WHEN g.state <> 'queued' THEN (SELECT nextval('job_steps_place_seq')) END,
         run_at = CASE WHEN g.state = 'queued' THEN g.run_at ELSE j.run_at END,
         attempt = j.attempt - CASE WHEN g.state = 'queued' THEN g.uncount ELSE 0 END,
         last_error = CASE WHEN g.state <> 'queued' THEN g.error WHEN j.cancel_at IS NOT NULL THEN 'cancelled' ELSE coalesce(g.error, j.last_error) END,
-        lease_token = NULL, worker_id = NULL
+        lease_token = NULL
     FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
-    RETURNING j.id, j.sequence, j.tenant, j.options, j.attempt, j.finished_at, j.state, g.error, g.uncount, g.place),
+    RETURNING j.id, j.sequence, j.tenant, CASE WHEN j.options <> '{}' THEN j.options END AS options, j.state, j.attempt, j.rescues, j.run_at,
+              j.started_at, j.worker_id, j.claimed_place, j.finished_at, g.state AS wanted, g.error, g.uncount, g.place),
+gone AS (DELETE FROM queue WHERE sequence = ANY(ARRAY(SELECT sequence FROM written WHERE finished_at IS NOT NULL))),
+back AS (
+    UPDATE queue AS q SET place = place_of(w.state, w.rescues), run_at = w.run_at, worker_id = NULL
+    FROM written AS w WHERE w.finished_at IS NULL AND q.sequence = w.sequence),
 steps AS (
-    INSERT INTO job_steps(job, at, step, attempt, detail)
-    SELECT sequence, :now, CASE WHEN finished_at IS NOT NULL THEN state WHEN uncount = 1 THEN 'released' ELSE 'retry_planned' END, attempt, error
-    FROM written
+    INSERT INTO job_steps(place, job, at, step, attempt, detail) OVERRIDING SYSTEM VALUE
+    SELECT claimed_place, sequence, started_at, 'claimed', attempt + uncount, 'worker ' || worker_id FROM written
+    WHERE wanted = 'queued' AND claimed_place IS NOT NULL
     UNION ALL
-    SELECT j.sequence, :now, 'stale_finish', j.attempt, g.error FROM given AS g JOIN jobs AS j ON j.id = g.id
+    SELECT nextval('job_steps_place_seq'), sequence, :now,
+           CASE WHEN finished_at IS NOT NULL THEN state WHEN uncount = 1 THEN 'released' ELSE 'retry_planned' END, attempt, error
+    FROM written WHERE wanted = 'queued'
+    UNION ALL
+    SELECT nextval('job_steps_place_seq'), j.sequence, :now, 'stale_finish', j.attempt, g.error FROM given AS g JOIN jobs AS j ON j.id = g.id
     WHERE g.place NOT IN (SELECT place FROM written)),
 called AS (
     INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM written
-    WHERE finished_at IS NOT NULL AND options <> '{}' AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING),
+    WHERE finished_at IS NOT NULL AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING),
 remembered AS (
     INSERT INTO turns(job_id, tenant, channel, source, conversation, sender, said, answered, at)
     SELECT j.id, j.tenant, j.channel, j.source, j.conversation, j.sender, j.input, coalesce(j.result::json->>'output_text', ''), :now

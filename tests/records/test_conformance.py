@@ -672,6 +672,20 @@ class TestReap:
         assert bench.last_step(job_id).step == "quarantined"
         assert bench.claim() == []
 
+    @pytest.mark.parametrize("by_hand", [True, False])
+    def test_a_chat_goes_on_without_the_one_that_waits_for_a_person(self, bench, dead_process, by_hand):
+        """When a job is set aside, or quarantined after the deaths of its workers, the next of its chat, already passed by, is ready."""
+        first, second = bench.accept(new_job(conversation="c"), new_job(conversation="c"))
+        for _ in range(1 if by_hand else RESCUES_MAX):
+            dead = bench.record.register("dying", dead_process, 1, "ready", NOW)
+            assert [claim.job.id for claim in bench.record.claim(dead, 2, NOW)] == [first]
+            assert bench.claim(2) == []
+            bench.record.reap(NOW)
+        if by_hand:
+            assert bench.record.set_aside(first, "odd", NOW)
+        assert bench.state(first) is State.QUARANTINED
+        assert [claim.job.id for claim in bench.claim(2)] == [second]
+
     def test_a_cancelled_one_ends(self, bench, dead_process):
         """A job that was asked to stop when its worker died does not run again."""
         (job_id,) = bench.accept(new_job())
@@ -945,6 +959,26 @@ class TestReading:
             ("succeeded", None),
         ]
         assert bench.record.story("unknown") == []
+
+    def test_every_claim_of_a_job_that_goes_round_is_told(self, bench, dead_process):
+        """A job that was released, tried again, rescued, failed and put back by hand tells of each claim and of what came of it."""
+        (job_id,) = bench.accept(new_job())
+        told = []
+        for ending, step, attempt in (
+            ({"state": State.QUEUED, "uncount": True}, "released", (1, 0)),
+            ({"state": State.QUEUED, "error": "it broke"}, "retry_planned", (1, 1)),
+            ({"state": State.FAILED, "error": "for good"}, "failed", (2, 2)),
+        ):
+            bench.end(*bench.claim(), **ending)
+            told += [("claimed", attempt[0], f"worker {bench.worker}"), (step, attempt[1], ending.get("error"))]
+        bench.record.retry(job_id, NOW)
+        dead = bench.record.register("dead:1", dead_process, 1, "ready", NOW)
+        bench.record.claim(dead, 1, NOW)
+        assert bench.record.reap(NOW) == 1
+        bench.end(*bench.claim(), State.SUCCEEDED)
+        told += [("retried_by_hand", 0, None), ("claimed", 1, f"worker {dead}"), ("rescued", 0, "its worker died")]
+        told += [("claimed", 1, f"worker {bench.worker}"), ("succeeded", 1, None)]
+        assert [(step.step, step.attempt, step.detail) for step in bench.record.story(job_id)[3:]] == told
 
     def test_a_clock_that_goes_back_does_not_shuffle_the_story(self, bench):
         """Steps stay in the order of writing when the machine's clock is corrected."""

@@ -1,0 +1,66 @@
+"""A record of an earlier schema: what lived in it goes on after the migration."""
+
+import uuid
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+
+from sentinel.model import State
+from sentinel.records import Ending, open_record
+from sentinel.records.queries import load_migrations
+from tests.records.conftest import NOW, fresh_database, postgres
+
+QUEUE_KEPT_BY_STATEMENTS = 9  # the migration; before it a trigger did it
+JOB = """
+INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, received_at, created_at, verified_by,
+                 fingerprint, options, input, reply_to, state, run_at)
+VALUES (%s, 'default', 'api', 's', 'x', %s, '', 100, 1, 1, '', '', '{}', '[]', '{}', 'queued', 1)"""
+CLAIM = "UPDATE jobs SET state = 'running', attempt = 1, lease_token = %s, worker_id = 1, started_at = 1 WHERE id = %s"
+FAIL = "UPDATE jobs SET state = 'failed', finished_at = 1 WHERE id = %s"
+
+
+def name(number: int) -> str:
+    return str(uuid.UUID(int=number))
+
+
+def database_before(migration: int, folder: Path) -> str:
+    """The URL of a database as it was before that migration."""
+    url = fresh_database(folder)
+    database = url.rpartition("/")[2]
+    postgres().run(f"DROP DATABASE {database}")
+    postgres().run(f"CREATE DATABASE {database}")
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("CREATE TABLE schema_version (number int PRIMARY KEY, name text, applied_at timestamptz)")
+        for number, title, statements in load_migrations("postgres"):
+            if number < migration:
+                other.execute(statements)
+                other.execute("INSERT INTO schema_version VALUES (%s, %s, now())", (number, title))
+    return url
+
+
+def test_jobs_of_every_state_survive_it(tmp_path):
+    """What lived before the queue was kept by statements goes on after it: waiting, running, tried again, put back by hand."""
+    url = database_before(QUEUE_KEPT_BY_STATEMENTS, tmp_path)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("INSERT INTO workers(name, process, slots, status, last_seen) VALUES ('w', 'x', 1, 'ready', 0)")
+        for number, chat in ((1, None), (2, None), (3, "c"), (4, "c"), (5, None)):
+            other.execute(JOB, (name(number), chat))
+        for number in (2, 3):
+            other.execute(CLAIM, (name(100 + number), name(number)))
+        other.execute(FAIL, (name(5),))
+    with closing(open_record(url)) as record:
+        assert record.counts() == {"queued": 2, "running": 2}
+        assert record.end([Ending(name(number), name(100 + number), State.QUEUED, "again") for number in (2, 3)], NOW) == [
+            True,
+            True,
+        ]
+        assert record.retry(name(5), NOW)
+        done: list[str] = []
+        while claims := record.claim(1, 8, NOW):
+            assert all(record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED) for claim in claims], NOW))
+            done += [claim.job.id for claim in claims]
+        assert sorted(done) == [name(number) for number in (1, 2, 3, 4, 5)]
+        assert done.index(name(3)) < done.index(name(4))
+        assert record.counts() == {}
+        assert [step.step for step in record.story(name(2))[2:]] == ["retry_planned", "claimed", "succeeded"]
