@@ -539,3 +539,21 @@ def test_the_audit_tells_who_did_what_and_no_secret(url: str, capsys: Capture, m
     assert run("audit", "list", "--action", "key.created") == 0
     assert re.search(r"cli:ada +key.created +key key_\w+ ", capsys.readouterr().out)
     record.close()
+
+
+def test_the_audit_tells_of_plans_and_chats_and_names_no_person(url: str, capsys: Capture) -> None:
+    """Plans, subscriptions, held chats and erasures are lines too; whose chat it was is not in them, since they stay."""
+    assert run("plans", "set", "basic", "jobs=10") == 0
+    assert run("subscriptions", "set", "--plan", "basic") == run("subscriptions", "end") == 0
+    chat = ("ada-lovelace", "--channel", "telegram", "--source", "bot")
+    assert (
+        run("conversations", "hold", *chat) == run("conversations", "release", *chat) == run("conversations", "erase", *chat) == 0
+    )
+    capsys.readouterr()
+    assert run("audit", "list", "--json") == 0
+    text = capsys.readouterr().out
+    assert [entry["action"] for entry in reversed(json.loads(text))] == [
+        *("plan.put", "subscription.put", "subscription.put"),
+        *("conversation.held", "conversation.released", "erasure.requested"),
+    ]
+    assert "lovelace" not in text

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from sentinel.administration.tenants import check_tenant
+from sentinel.cli.acting import administrator
 from sentinel.cli.output import print_json, print_table
 from sentinel.errors import BadInput
 from sentinel.job_view import iso
@@ -65,15 +66,21 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_hold(options: argparse.Namespace, settings: Settings) -> None:
     """Hold the chat."""
-    record = configured_record(settings)
-    check_tenant(record, options.tenant)
-    record.hold(Chat(options.tenant, options.channel, options.source, options.id), time.time())
+    admin = administrator(settings)
+    with admin.record.transaction():
+        check_tenant(admin.record, options.tenant)
+        admin.record.hold(Chat(options.tenant, options.channel, options.source, options.id), admin.now)
+        admin.note("conversation.held", f"a chat of {options.channel}/{options.source}", options.tenant)
     print("The model is silent in this chat until: sentinel conversations release …")
 
 
 def run_release(options: argparse.Namespace, settings: Settings) -> int:
     """Release the chat; 1 if there was none to release."""
-    released = configured_record(settings).release(options.tenant, options.id, options.channel, options.source)
+    admin = administrator(settings)
+    with admin.record.transaction():
+        released = admin.record.release(options.tenant, options.id, options.channel, options.source)
+        if released:
+            admin.note("conversation.released", "a chat", options.tenant)  # its id may name a person, and the audit stays
     if not released:
         print("No person answers in a chat of that id.", file=sys.stderr)
         return 1
@@ -85,11 +92,14 @@ def run_erase(options: argparse.Namespace, settings: Settings) -> None:
     """Erase all there is, now; what still runs is erased by a worker when it has ended."""
     if not options.id:
         raise BadInput("The id is empty.")
-    record = configured_record(settings)
+    admin = administrator(settings)
+    record = admin.record
     check_tenant(record, options.tenant)
     conversation, sender = (None, options.id) if options.user else (options.id, None)
     erasure = Erasure(random_id(), options.tenant, conversation, sender, options.channel, options.source)
-    record.request_erasure(erasure, time.time())
+    with record.transaction():
+        record.request_erasure(erasure, admin.now)
+        admin.note("erasure.requested", f"erasure {erasure.id}", options.tenant)  # whose it was is to be forgotten
     while record.erase(time.time()):
         pass
     found = record.find_erasure(erasure.id, options.tenant)

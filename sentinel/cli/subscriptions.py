@@ -10,8 +10,9 @@ from typing import Any
 
 import attrs
 
-from sentinel.administration import check_name
+from sentinel.administration import Administrator, check_name
 from sentinel.administration.tenants import check_tenant
+from sentinel.cli.acting import administrator
 from sentinel.cli.output import print_json, print_table
 from sentinel.edge.plans import Terms, parse_terms, terms_text
 from sentinel.edge.quota import Account, Used, month_of
@@ -63,7 +64,10 @@ def run_set_plan(options: argparse.Namespace, settings: Settings) -> None:
     """Keep the plan; its subscriptions have the new terms within 5 seconds."""
     check_name("plan", options.name)
     terms = _terms(options.terms)
-    configured_record(settings).put_plan(options.name, terms, time.time())
+    admin = administrator(settings)
+    with admin.record.transaction():
+        admin.record.put_plan(options.name, terms, admin.now)
+        admin.note("plan.put", f"plan {options.name}", None, terms=terms_text(terms))
     print(f"Plan {options.name}: {_words(terms)}.")
 
 
@@ -79,20 +83,21 @@ def run_list_plans(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_set(options: argparse.Namespace, settings: Settings) -> None:
     """Give the tenant the plan; it is in force within 5 seconds."""
-    record, now = configured_record(settings), time.time()
+    admin = administrator(settings)
+    record, now = admin.record, admin.now
     check_tenant(record, options.tenant)
     if options.plan not in record.plans():
         raise NotFound(f"There is no plan {options.plan!r}; add it with: sentinel plans set {options.plan} TERM=VALUE")
     until = _moment(options.valid_until) if options.valid_until else None
     given = Subscription(options.tenant, options.plan, Status(options.status), until, _terms(options.terms), event_at=now)
-    _put(record, given, now)
+    _put(admin, given)
     print(f"{options.tenant} has the plan {options.plan} ({options.status}{f', until {iso(until)}' if until else ''}).")
 
 
 def run_end(options: argparse.Namespace, settings: Settings) -> None:
     """End the tenant's subscription."""
-    record, now = configured_record(settings), time.time()
-    _put(record, attrs.evolve(_found(record, options.tenant), status=Status.ENDED, event_at=now), now)
+    admin = administrator(settings)
+    _put(admin, attrs.evolve(_found(admin.record, options.tenant), status=Status.ENDED, event_at=admin.now))
     print(f"The subscription of {options.tenant} has ended.")
 
 
@@ -137,9 +142,12 @@ def _found(record: Record, tenant: str) -> Subscription:
     return subscription
 
 
-def _put(record: Record, subscription: Subscription, now: float) -> None:
-    if not record.put_subscription(subscription, now):
-        raise Conflict(f"The subscription of {subscription.tenant} was changed meanwhile by something newer.")
+def _put(admin: Administrator, subscription: Subscription) -> None:
+    with admin.record.transaction():
+        if not admin.record.put_subscription(subscription, admin.now):
+            raise Conflict(f"The subscription of {subscription.tenant} was changed meanwhile by something newer.")
+        detail = {"plan": subscription.plan, "status": subscription.status.value, "valid_until": iso(subscription.valid_until)}
+        admin.note("subscription.put", f"subscription of {subscription.tenant}", subscription.tenant, **detail)
 
 
 def _terms(pairs: Sequence[str]) -> Terms:
