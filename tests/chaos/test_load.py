@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 
 from sentinel.channels import channels
@@ -126,6 +127,7 @@ async def test_times_count_from_the_plan() -> None:
     assert max(attempt.answered - attempt.planned for attempt in attempts) > 0.25
 
 
+@pytest.mark.slow  # it is timed, and wants a core for itself
 async def test_it_is_cheap() -> None:
     """1,500 webhooks a second take it, together with the server in the same process, less than the whole core."""
     plan = [Chain((Planned(number / 1500, webhook(str(number))),)) for number in range(1500)]

@@ -17,6 +17,7 @@ from sentinel.http import Request
 from sentinel.model import API_CHANNEL, Job, Key, NewJob, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, Progress, Record, Reply, Store
+from sentinel.records.callbacks import Attempt
 from sentinel.secret import Secret
 from tests.gateway.wire import Answer, Api, answer_of
 
@@ -349,10 +350,10 @@ class TestShow:
         assert await shown() == {"status": "pending", "attempts": 0, "last_error": None}
         hands.finish(job_id)
         (callback,) = record.claim_callbacks(1, 10, time.time())
-        record.settle_callback(callback, "pending", time.time() - 1, "timed out", time.time())
+        record.settle_callback(callback, Attempt("pending", "timed out", time.time() - 1), time.time())
         assert await shown() == {"status": "pending", "attempts": 1, "last_error": "timed out"}
         (callback,) = record.claim_callbacks(1, 10, time.time())
-        record.settle_callback(callback, "delivered", None, None, time.time())
+        record.settle_callback(callback, Attempt("delivered"), time.time())
         assert await shown() == {"status": "delivered", "attempts": 2, "last_error": None}
 
     async def test_a_webhooks_job(self, api: Api, record: Record):

@@ -45,7 +45,7 @@ def pooler() -> PoolerServer:
 @functools.cache
 def postgres() -> PostgresServer:
     """The session's own PostgreSQL, started by the first who asks."""
-    server = new_postgres(max_connections="500")
+    server = new_postgres(max_connections="500", fsync="off")  # what a crash leaves is tested elsewhere, on servers of their own
     atexit.register(server.remove)
     server.start()
     server.run("CREATE DATABASE prepared")
