@@ -65,6 +65,31 @@ class Outbound:
         """The ways (see `way`) that are not to be tried now."""
         return self._bulkhead.resting()
 
+    @asynccontextmanager
+    async def stream(self, outgoing: Outgoing, silence_seconds_max: float) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
+        """
+        The status of the answer to `outgoing`, which must not be guarded, and its body as it comes, without a bound on its length.
+
+        Raises:
+            SendFailed: no connection, or nothing came for `silence_seconds_max`.
+        """
+        assert not outgoing.guarded
+        timeout = httpx2.Timeout(silence_seconds_max, connect=CONNECT_SECONDS_MAX)
+        request = partial(self._client.stream, headers=_PLAIN | dict(outgoing.headers), content=outgoing.body, timeout=timeout)
+        try:
+            async with request(outgoing.method, outgoing.url) as response:
+                body = response.aiter_raw()
+                try:
+                    yield response.status_code, body
+                finally:
+                    await _leave(response, body)
+        except httpx2.TimeoutException:
+            raise SendFailed("The request timed out.") from None
+        except httpx2.ConnectError:
+            raise SendFailed("The connection was refused.") from None
+        except httpx2.TransportError:
+            raise SendFailed("The connection broke.") from None
+
     async def _send(self, outgoing: Outgoing, networks: Sequence[str]) -> Answer:
         try:
             with trio.fail_after(self.seconds_max):
@@ -98,6 +123,14 @@ async def open_outbound(seconds_max: float) -> AsyncIterator[Outbound]:
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one jar for all tenants would carry sessions between them
     async with httpx2.AsyncClient(verify=tls, trust_env=False, limits=limits, timeout=seconds_max, cookies=no_cookies) as client:
         yield Outbound(seconds_max, client, tls)
+
+
+async def _leave(response: httpx2.Response, body: AsyncIterator[bytes]) -> None:
+    """Close the connection, and then read on into the error of that: else the client's generators would be left half-way."""
+    with trio.CancelScope(shield=True), suppress(httpx2.TransportError, httpx2.StreamError):
+        await response.aclose()
+        async for _ in body:
+            pass
 
 
 async def _exchange(client: httpx2.AsyncClient, outgoing: Outgoing) -> Answer:

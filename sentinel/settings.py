@@ -172,8 +172,9 @@ class Settings:
         "what a tenant without a subscription may use; by default all it wants",
     )
     model: str | None = _setting(
-        None, str, "the path of a GGUF file, or fake:MILLISECONDS", "the model; by default the bundled one"
+        None, str, "the path of a GGUF file, http://SERVER#MODEL, or fake:MILLISECONDS", "the model; by default the bundled one"
     )
+    model_key: str | None = _setting(None, str, "text", "the key of the model's server, if it wants one", secret=True)
     slots: int | None = _setting(
         None, _count, "a whole number, at least 1", "sequences that the engine runs at a time; by default chosen for it"
     )

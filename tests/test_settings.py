@@ -43,6 +43,7 @@ EXAMPLES = {
     "default_plan": ("jobs=5 user_rate=1/60", "jobs=5 user_rate=1/60", ("job=5", "jobs=many", "user_rate=1")),
     "model": ("fake:5", "fake:5", ()),
     "slots": ("2", 2, COUNTS),
+    "model_key": ("secret", "secret", ()),
     "engine_threads": ("2", 2, ("0", "x")),
     "context_tokens": ("4096", 4096, ("0", "many")),
     "gpu_layers": ("0", 0, ("-1", "x")),

@@ -85,6 +85,8 @@ class Engine(Protocol):
         """
         How many tokens of the context a prompt of these messages takes; more than there are, if they cannot fit.
 
+        A server cannot be asked for it: there it is an estimate, rather too high than too low.
+
         Raises:
             GenerationFailed: these messages cannot be a prompt.
         """
@@ -137,12 +139,13 @@ class Options:
     gpu_layers: int | None = None
     kv_type: str = "f16"
     flash_attention: str = "auto"
+    key: str | None = attrs.field(default=None, repr=False)
 
 
 @asynccontextmanager
 async def open_engine(model: str, slots: int | None = None, options: Options | None = None) -> AsyncIterator[Engine]:
     """
-    The engine that `model` names: `fake:MILLISECONDS`, or the path of a GGUF file. Closed, with its thread, on leaving.
+    The engine that `model` names: `fake:MILLISECONDS`, `http://SERVER#MODEL`, or the path of a GGUF file. Closed on leaving.
 
     Raises:
         ModelUnavailable: the model is missing, damaged or does not fit; the message says which, for the operator.
@@ -151,11 +154,20 @@ async def open_engine(model: str, slots: int | None = None, options: Options | N
         yield engine
 
 
+def is_url(model: str) -> bool:
+    """Whether `model` is on a server."""
+    return model.startswith(("http://", "https://"))
+
+
 def _choose(model: str, options: Options) -> AbstractAsyncContextManager[Engine]:
     if model.startswith("fake:"):
         from worker.fake import open_fake
 
         return open_fake(model, options.slots)
+    if is_url(model):
+        from worker.openai_server import open_server
+
+        return open_server(model, options)
     from worker.llama import open_llama
 
     return open_llama(Path(model), options)

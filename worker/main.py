@@ -135,4 +135,5 @@ def choose_options(settings: Settings) -> Options:
         gpu_layers=settings.gpu_layers,
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
+        key=settings.model_key,
     )

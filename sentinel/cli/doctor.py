@@ -12,7 +12,7 @@ from typing import Any
 from sentinel.cli.status import PATIENCE_SECONDS, Finding, parts, print_findings, record_finding, workers_finding
 from sentinel.errors import ModelUnavailable, SentinelError
 from sentinel.records import Record, configured_record, is_served
-from sentinel.settings import Settings
+from sentinel.settings import Settings, without_password
 
 FREE_BYTES_MIN = 500_000_000
 
@@ -63,13 +63,14 @@ def _examine_disk(settings: Settings) -> Finding:
 
 
 def _examine_model(settings: Settings) -> Finding:
+    from worker.engine import is_url
     from worker.gguf_file import check_model_file
     from worker.main import choose_model
 
     try:
         model = choose_model(settings)
-        if not model.startswith("fake:"):
+        if not model.startswith("fake:") and not is_url(model):
             check_model_file(Path(model))
     except ModelUnavailable as error:
         return Finding("model", "wrong", error.detail)
-    return Finding("model", "ok", model)
+    return Finding("model", "ok", without_password(model))
