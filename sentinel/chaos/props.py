@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,10 +19,12 @@ from sentinel.chaos.subject import in_thread
 
 def why_not(scenario: Scenario) -> str | None:
     """Why it cannot run here; None if it can."""
-    needed = {"postgres": scenario.record == "postgres", "redis-server": scenario.redis}
+    needed = {"postgres": scenario.record == "postgres", "redis-server": scenario.redis, "unshare": scenario.elsewhere}
     missing = [name for name, is_needed in needed.items() if is_needed and not has_program(name)]
     if missing:
         return f"{missing[0]} is not installed"
+    if scenario.elsewhere and os.geteuid() != 0:
+        return "only root may give a process a space of process numbers of its own"
     return why_no_disk() if scenario.disk else None
 
 

@@ -130,6 +130,7 @@ class Scenario:
         record, redis: what Sentinel runs on; `postgres_options` and `redis_options` are given to their servers.
         proxied: the server ("redis" or "postgres") that is reached through the proxy.
         disk: what lies on a small disk of `disk_megabytes`: "record", "redis", "postgres" or "spool".
+        elsewhere: a worker runs as if on another machine, for which one has to be root.
         recover_seconds: within which all must be drained after the last fault and the last webhook.
         commands: what is started; `ready` is added to /readyz when it is asked whether the load may begin.
         felt: what Sentinel's log must say afterwards; a fault that nobody felt would prove nothing.
@@ -153,4 +154,5 @@ class Scenario:
     commands: tuple[str, ...] = ("up",)
     ready: str = ""
     felt: str = ""
+    elsewhere: bool = False
     recover_seconds: float = 60.0

@@ -39,12 +39,12 @@ class Subject:
         """Where all of them write."""
         return self.folder / "sentinel.log"
 
-    async def start(self, *command: str, **changes: str) -> trio.Process:
-        """One more `sentinel` command with the settings, some of them changed."""
+    async def start(self, *command: str, before: tuple[str, ...] = (), **changes: str) -> trio.Process:
+        """One more `sentinel` command with the settings, some of them changed; `before` is the program that runs it, if any."""
         environment = dict(os.environ) | environment_of(self.settings) | {environment_name(name): changes[name] for name in changes}
         with self.log.open("ab") as file:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "sentinel", *command],
+                [*before, sys.executable, "-m", "sentinel", *command],
                 env=environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,

@@ -53,7 +53,7 @@ def test_the_page_s_table_is_made_from_what_runs_wrote(tmp_path: Path) -> None:
     page = (ROOT / "docs/faults.md").read_text()
     written = with_table(page, results)
     assert "| calm | 10,000 | 0 | 0 | 0 | 0 | 0 | 0 | 2 | kept |\n| broken |" in written
-    assert written.endswith(page[page.index("A worker that died on another machine") :])
+    assert written.endswith(page[page.index("A worker that was killed as if") :])
     assert with_table(written, results) == written
 
 

@@ -11,7 +11,7 @@ from sentinel.chaos.stage import Act, Scenario, Stage
 PIECE_SECONDS = 4.0  # a fault lasts half of it
 _FAMILIES = (redis, postgres, spool, processes)
 # What needs a stage of its own kind, or takes longer than a piece.
-_NOT_HERE = frozenset({"postgres-idle-disconnects", "worker-zombie", "job-kills-worker"})
+_NOT_HERE = frozenset({"postgres-idle-disconnects", "worker-zombie", "worker-lost-elsewhere", "job-kills-worker"})
 
 
 async def _nemesis(stage: Stage) -> None:

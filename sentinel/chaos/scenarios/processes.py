@@ -11,15 +11,22 @@ from functools import partial
 import attrs
 import trio
 
-from sentinel.chaos.checker import Rules
+from sentinel.chaos.checker import Finding, Rules
 from sentinel.chaos.history import Arrival
 from sentinel.chaos.plan import Planned, make_webhook
 from sentinel.chaos.stage import Scenario, Stage
+from sentinel.chaos.subject import in_thread
 from sentinel.chaos.wire import Broken, connect
 from sentinel.http import Response, json_response
 from sentinel.records import LEASE_SECONDS, RESCUES_MAX
 
 IN_FLIGHT_MAX = 192  # replies that one worker can have under way: its slots, and its deliveries beside them
+RERUN_SECONDS_MAX = 55.0
+# Process numbers of its own are what makes a worker on another machine: from here nobody can see whether it lives.
+ELSEWHERE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL")
+HELD_ELSEWHERE = """
+SELECT count(*) FROM jobs WHERE state = 'running' AND worker_id = (SELECT max(id) FROM workers HAVING count(*) > 1)"""
+NOT_RUN_AGAIN = HELD_ELSEWHERE + " OR state = 'queued' AND rescues > 0"
 EXTRA = 50_000_000  # numbers of events that a scenario sends beside the plan
 SECOND = json_response(500, {"ok": False})
 
@@ -103,6 +110,29 @@ async def _zombie_worker(stage: Stage) -> None:
         second.send_signal(signal.SIGSTOP)
         await trio.sleep(LEASE_SECONDS + 7)
         second.send_signal(signal.SIGCONT)
+
+
+async def _lost_elsewhere(stage: Stage) -> None:
+    """A worker whose process nobody here can see dies with jobs in its hands; how long it takes until they have run again."""
+    second = await stage.subject.start("worker", before=ELSEWHERE)
+    with trio.fail_after(20):
+        while await _count(stage, HELD_ELSEWHERE) == 0:  # noqa: ASYNC110  another process; there is no event
+            await trio.sleep(0.05)
+    held = 0
+    async with stage.fault("kill -9 of a worker on another machine"):
+        second.kill()
+        began = stage.now()
+        while left := await _count(stage, NOT_RUN_AGAIN):
+            held = max(held, left)
+            await trio.sleep(0.2)
+    seconds = stage.now() - began
+    stage.note(f"{held} jobs ran again, the last after {seconds:.1f} s")
+    if seconds > RERUN_SECONDS_MAX:
+        stage.findings.append(Finding("rerun", f"{held} jobs", f"ran again after {seconds:.1f} s"))
+
+
+async def _count(stage: Stage, statement: str) -> int:
+    return int(await in_thread(stage.postgres.run, statement, "sentinel"))
 
 
 async def _poison(stage: Stage) -> None:
@@ -228,6 +258,16 @@ SCENARIOS = (
         commands=("up", "worker"),
         rules=Rules(repeats_allowed=IN_FLIGHT_MAX),
         settings={"model": "fake:50"},
+    ),
+    Scenario(
+        name="worker-lost-elsewhere",
+        numbers=(38,),
+        what="kill -9 of a worker on another machine: its jobs run again within 55 s",
+        act=_lost_elsewhere,
+        elsewhere=True,
+        rules=_MAY_REPEAT,
+        shape={"webhooks": 200, "seconds": 10.0},
+        settings={"model": "fake:500", "slots": 8},
     ),
     Scenario(
         name="job-kills-worker",
