@@ -1,4 +1,4 @@
-"""Lists of messages that were written by hand: hostile ones, and innocent ones that use the same words."""
+"""Lists that were written by hand: hostile messages, innocent ones that use the same words, odd strings, and broken JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from pathlib import Path
 
 
 def corpus(name: str) -> list[str]:
-    """The messages of a list, one a line, with line breaks and invisible characters written as escapes."""
-    lines = (Path(__file__).parent / f"{name}_messages.txt").read_text().splitlines()
+    """The messages of a list."""
+    return escaped(f"{name}_messages")
+
+
+def escaped(name: str) -> list[str]:
+    """The lines of a list, in which what is not plain may be written as an escape of Python's."""
+    lines = (Path(__file__).parent / f"{name}.txt").read_text().splitlines()
     return [line.encode("latin-1", "backslashreplace").decode("unicode_escape") for line in lines]
