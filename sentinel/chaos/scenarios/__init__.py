@@ -14,15 +14,12 @@ SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for family in _FAMI
 # The short form: one or two of each kind.
 SHORT = (
     "sqlite-disk-full",
-    "sqlite-gateway-killed",
     "gateway-killed",
-    "worker-killed",
     "worker-killed-at-the-worst-moment",
     "job-kills-worker",
     "same-event-50-times",
     "tenant-platform-hangs",
     "redis-killed",
-    "redis-wiped",
     "redis-paused",
     "redis-full",
     "redis-cut",
