@@ -12,7 +12,7 @@
 #   webhooks.py job_api.py job_request.py job_view.py status_codes.py   the two things that a gateway does; what it answers
 #   monitor.py metrics.py openapi.py   what it counts and says of itself: /metrics, /openapi.json
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
-#   admission.py usage.py notices.py   who is let in, by the table of sentinel/edge/checks.py; who is told that they were not
+#   admission.py usage.py shared_limits.py notices.py   who is let in, by sentinel/edge/checks.py; who is told that they were not
 #   health.py spooling.py directory_copy.py   how things are; going on while the record is down
 #   channels/                   PLUG: one platform's rules per file, without I/O (shared/ is what several need alike)
 #   dispatch/                   which job is next, from Redis; kept in step with the record

@@ -124,7 +124,8 @@ class Admission:
         for bucket in limits if accounts else ():
             self.limiter.take(bucket, asking.now_ns, len(accounts))
         metering = Metering.USER if terms.counts_users else Metering.TENANT
-        return Admitted(passages, metering, self._headers(limits, asking.now_ns), [counted for counted in accounts if counted])
+        headers = self._headers(limits, asking.now_ns) if arrival.caller is Caller.API else ()
+        return Admitted(passages, metering, headers, accounts)
 
     def _person(self, asking: Asking, caller: Caller, end_user: str, whole: Passage) -> Passage:
         """What the checks of one person say, where somebody is named."""
@@ -138,7 +139,9 @@ class Admission:
         if not passage.told:
             for bucket in asking.limits:
                 self.limiter.take(bucket, asking.now_ns)
-        return max(passage, whole, key=lambda each: each.run_at or 0.0) if not passage.told else passage
+        if passage is PASSES or whole is PASSES or passage.told:
+            return whole if passage is PASSES else passage
+        return max(passage, whole, key=lambda each: each.run_at or 0.0)
 
     def _passage(self, asking: Asking, checks: Sequence[Check], caller: Caller) -> Passage:
         refused = first_no(asking, checks)

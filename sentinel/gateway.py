@@ -11,10 +11,12 @@ import attrs
 import trio
 
 from sentinel.admission import Admission
+from sentinel.billing import Billing
 from sentinel.conversation_api import ConversationApi
 from sentinel.directory import DirectoryFollower
 from sentinel.directory_copy import DirectoryCopy
 from sentinel.dispatch.keeper import open_keeper
+from sentinel.dispatch.limits import RedisLimits
 from sentinel.dispatch.offers import open_offers
 from sentinel.edge.limits import Limiter
 from sentinel.edge.plans import parse_line
@@ -31,6 +33,7 @@ from sentinel.openapi import openapi
 from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
+from sentinel.shared_limits import SharedLimits
 from sentinel.usage import UsageFollower
 from sentinel.watch import Watch
 from sentinel.webhooks import Webhooks
@@ -149,6 +152,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
         usage = UsageFollower(reader, admission)
         await usage.start()
+        limits = SharedLimits(RedisLimits(settings.redis), admission.limiter) if settings.redis else None
+        opened.callback(limits.limits.close if limits else lambda: None)
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)
         opened.callback(keeper.dispatch.close if keeper else lambda: None)
@@ -156,7 +161,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         gateway = Gateway(
             settings=settings,
             directory=directory,
-            webhooks=Webhooks(directory, intake, admission, settings.text_characters_max),
+            webhooks=Webhooks(directory, intake, admission, Billing(reader), settings.text_characters_max),
             jobs=JobApi(directory, intake, reader, watch, admission),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
@@ -165,7 +170,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         intake.committed = gateway.monitor.committed
         gateway.monitor.gauges["sentinel_requests_in_flight"] = lambda: gateway.in_flight
         async with trio.open_nursery() as nursery:
-            for task in (directory, uses, watch, usage, keeper, offers, gateway.monitor):
+            for task in (directory, uses, watch, usage, limits, keeper, offers, gateway.monitor):
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:

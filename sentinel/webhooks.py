@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from sentinel.admission import Admission, Admitted, Arrival, Passage
+from sentinel.billing import BILLING, Billing
 from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
@@ -40,6 +41,7 @@ class Webhooks:
     directory: DirectoryFollower
     intake: Intake
     admission: Admission
+    billing: Billing
     text_characters_max: int
     notices: Notices = attrs.field(factory=Notices)
 
@@ -62,6 +64,8 @@ class Webhooks:
             raise MethodNotAllowed(("GET", "POST"))
         check_media(request, channel.content_types)
         proof = channel.verify(request, source, now)
+        if source.setting("kind") == BILLING:
+            return await self.billing.receive(request, source, now)
         received = channel.parse(request, source)
         answer = received.answer or channel.acknowledge(source)
         if received.ignored:

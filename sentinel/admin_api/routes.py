@@ -7,6 +7,7 @@ from typing import Any
 from sentinel.admin_api import Call, Route
 from sentinel.admin_api.fields import seconds, settings, text, texts
 from sentinel.admin_api.pages import PAGING, page, read_limit, slice_after
+from sentinel.admin_api.plans import PLANS
 from sentinel.administration import audit, jobs, keys, sources, tenants
 from sentinel.errors import BadInput
 from sentinel.model import DEFAULT_SCOPES, DEFAULT_TENANT, SCOPES, State
@@ -155,6 +156,7 @@ ROUTES: tuple[Route, ...] = (
     *TENANTS,
     *SOURCES,
     *KEYS,
+    *PLANS,
     *JOBS,
     *AUDIT,
 )

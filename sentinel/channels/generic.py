@@ -21,6 +21,7 @@ from sentinel.http import Request
 from sentinel.model import Event, Outgoing, Source, Verdict
 
 STANDARD = "standard-webhooks"
+JOBS, BILLING = "jobs", "billing"
 PART_MAX = 1_000_000
 TEXT_FIELDS = ("text", "message", "input", "prompt")
 
@@ -31,6 +32,9 @@ class Generic(Channel):
     name = "generic"
     settings = (
         Setting("scheme", f"how the sender proves itself: {STANDARD} (default), hmac-sha256 or bearer", example=STANDARD),
+        Setting(
+            "kind", "what comes from here: jobs (default), or billing, which sets subscriptions and needs a signature", example=JOBS
+        ),
         Setting("secret", "the shared secret; for standard-webhooks whsec_ and base64", required=True, secret=True, rotates=True),
         Setting("dedup_field", "dotted path of the item's id (default: id; else webhook-id, else the body's SHA-256)"),
         Setting("text_field", f"dotted path of the user's words (default: the first of {', '.join(TEXT_FIELDS)}; else all)"),
@@ -51,6 +55,10 @@ class Generic(Channel):
         scheme = values.get("scheme") or STANDARD
         if scheme not in VERIFIERS:
             raise BadInput(f"scheme must be one of {', '.join(VERIFIERS)}.")
+        if values.get("kind", JOBS) not in (JOBS, BILLING):
+            raise BadInput(f"kind must be {JOBS} or {BILLING}.")
+        if values.get("kind") == BILLING and scheme == "bearer":
+            raise BadInput("A source of the kind billing has to sign: scheme standard-webhooks or hmac-sha256.")
         if scheme == STANDARD:
             try:
                 standard_webhooks.sign(values["secret"], "check", 0, b"")

@@ -86,14 +86,13 @@ def subscription(asking: Asking) -> No | None:
 
 def rate(asking: Asking) -> No | None:
     """Has the tenant, the source or the key hit its limit; or, asked for one person, the end user theirs?"""
-    processes, now_ns = asking.limiter.processes, asking.now_ns
-    waits = [(bucket.wait_ns(now_ns, processes, asking.jobs), bucket) for bucket in asking.limits]
-    wait_ns, worst = max(waits, key=lambda wait: wait[0], default=(0, None))
-    if worst is None or not wait_ns:
+    processes, now_ns, jobs = asking.limiter.processes, asking.now_ns, asking.jobs
+    waits = [(wait, bucket) for bucket in asking.limits if (wait := bucket.wait_ns(now_ns, processes, jobs))]
+    if not waits:
         return None
-    for wait, bucket in waits:
-        if wait:
-            asking.limiter.refuse(bucket)
+    for _, bucket in waits:
+        asking.limiter.refuse(bucket)
+    wait_ns, worst = max(waits, key=lambda each: each[0])
     seconds = wait_ns / SECOND_NS
     kind, allowed = KINDS[worst.key.kind], worst.rate
     detail = f"At most {allowed.count} jobs at once and in {allowed.seconds} s are taken {kind}."
@@ -116,9 +115,11 @@ def known(asking: Asking) -> No | None:
 
 def quota(asking: Asking) -> No | None:
     """Is something left of the month's quota; or, asked for one person, of the end user's?"""
-    account, terms = Account(asking.tenant, asking.end_user), asking.terms
+    terms = asking.terms
     jobs, tokens = (terms.user_jobs, terms.user_tokens) if asking.end_user else (terms.jobs, terms.tokens)
-    whose = "of one person" if asking.end_user else "of this account"
+    if jobs is None and tokens is None:
+        return None
+    account, whose = Account(asking.tenant, asking.end_user), "of one person" if asking.end_user else "of this account"
     ledger, processes = asking.ledger, asking.limiter.processes
     if jobs is not None and ledger.jobs_left(account, jobs, processes) < max(1, min(asking.jobs, jobs)):
         return _used_up(f"The {jobs} jobs a month {whose} are used up.", asking.now)

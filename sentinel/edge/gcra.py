@@ -35,13 +35,14 @@ def wait_ns(tat_ns: int, now_ns: int, interval_ns: int, burst_ns: int, cost: int
 
     What costs more than a whole burst passes when nothing is owed, and is paid off afterwards: else it never could.
     """
-    ahead_ns = max(tat_ns - now_ns, 0)
-    return max(ahead_ns + min(cost * interval_ns, burst_ns) - burst_ns, 0)
+    needed_ns = cost * interval_ns
+    wait = (tat_ns - now_ns if tat_ns > now_ns else 0) - (burst_ns - needed_ns if needed_ns < burst_ns else 0)
+    return max(0, wait)
 
 
 def passed(tat_ns: int, now_ns: int, interval_ns: int, cost: int = 1) -> int:
     """The new TAT once `cost` has passed, or has been promised a later time."""
-    return max(tat_ns, now_ns) + cost * interval_ns
+    return max(now_ns, tat_ns) + cost * interval_ns
 
 
 def left(tat_ns: int, now_ns: int, interval_ns: int, burst_ns: int) -> int:

@@ -8,6 +8,7 @@ alone gets it all. Must never be what a request waits for.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import attrs
@@ -36,7 +37,6 @@ class Bucket:
         all_ns: the TAT of all processes together, as far as it is known.
         corrected_ns: when it was last known.
         untold: let in here and not yet told to the others.
-        short: somebody was refused since the last correction, so the next should come soon.
     """
 
     key: LimitKey
@@ -45,13 +45,12 @@ class Bucket:
     all_ns: int = 0
     corrected_ns: int | None = None
     untold: int = 0
-    short: bool = False
 
     def wait_ns(self, now_ns: int, processes: int, cost: int = 1) -> int:
         """How long until `cost` may pass; 0 for at once. What a caller is told is exact only where nobody else shares the limit."""
         interval = self.rate.interval_ns * processes
-        window = max(self.rate.burst_ns, interval)
-        own = wait_ns(self.tat_ns, now_ns, interval, window, cost)
+        burst = self.rate.burst_ns
+        own = wait_ns(self.tat_ns, now_ns, interval, max(interval, burst), cost)
         if own == 0 or not self._is_fresh(now_ns):
             return own
         return max(1, wait_ns(self.all_ns, now_ns, self.rate.interval_ns, self.rate.burst_ns, cost))
@@ -78,7 +77,7 @@ class Bucket:
         The share is a share of what is left, but of a whole one at least one: else the last could never be had.
         """
         self.untold -= told
-        self.short, self.corrected_ns = False, now_ns
+        self.corrected_ns = now_ns
         interval = self.rate.interval_ns
         share_ns = ahead_ns
         if interval <= self.rate.burst_ns - ahead_ns < interval * processes:
@@ -101,18 +100,23 @@ class Bucket:
 
 @attrs.define
 class Limiter:
-    """All limits of one process. `processes` share each limit; those of longest ago are forgotten when there are too many."""
+    """
+    All limits of one process. `processes` share each limit; those of longest ago are forgotten when there are too many.
+
+    While what is let in is `shared` with others, `heard` is called for each piece of news: True for somebody who was refused.
+    """
 
     processes: int = 1
     buckets_max: int = BUCKETS_MAX
     shared: bool = False
+    heard: Callable[[bool], None] = attrs.field(default=lambda _short: None)
     _buckets: OrderedDict[LimitKey, Bucket] = attrs.field(factory=OrderedDict)
     _news: dict[LimitKey, Bucket] = attrs.field(factory=dict)
 
     def bucket(self, key: LimitKey, rate: Rate, now_ns: int) -> Bucket:
         """The limit's state; a new one, where it was idle or its rate has changed."""
         found = self._buckets.get(key)
-        if found is None or found.rate != rate:
+        if found is None or (found.rate is not rate and found.rate != rate):
             found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns)
             if len(self._buckets) > self.buckets_max:
                 self._buckets.popitem(last=False)
@@ -122,14 +126,16 @@ class Limiter:
     def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
         """Let `cost` in."""
         bucket.take(now_ns, self.processes, cost)
-        if self.shared:
-            self._news[bucket.key] = bucket
+        self._note(bucket, short=False)
 
     def refuse(self, bucket: Bucket) -> None:
         """Somebody was refused: the share may be used up while others' is not."""
+        self._note(bucket, short=True)
+
+    def _note(self, bucket: Bucket, *, short: bool) -> None:
         if self.shared:
-            bucket.short = True
             self._news[bucket.key] = bucket
+            self.heard(short)
 
     def news(self, limit: int) -> list[Bucket]:
         """Limits of which there is something to tell or to ask, taken from the list of those."""
@@ -138,11 +144,6 @@ class Limiter:
     def keep_news(self, buckets: list[Bucket]) -> None:
         """These could not be told."""
         self._news = {bucket.key: bucket for bucket in buckets} | self._news
-
-    @property
-    def is_short(self) -> bool:
-        """Whether somebody was refused who perhaps need not be."""
-        return any(bucket.short for bucket in self._news.values())
 
     def sweep(self, now_ns: int) -> None:
         """Forget what has been idle for longest."""

@@ -7,7 +7,6 @@ record, so together they let in at most one job too many for each other process.
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -62,9 +61,9 @@ class Ledger:
     month: str = ""
     looked_at_ns: int | None = None
     _known: dict[Account, Used] = attrs.field(factory=dict)
-    _on_the_way: Counter[Account] = attrs.field(factory=Counter)
-    _kept: Counter[Account] = attrs.field(factory=Counter)
-    _kept_before: Counter[Account] = attrs.field(factory=Counter)
+    _on_the_way: dict[Account, int] = attrs.field(factory=dict)
+    _kept: dict[Account, int] = attrs.field(factory=dict)
+    _kept_before: dict[Account, int] = attrs.field(factory=dict)
 
     def used(self, account: Account) -> Used:
         """What the record has counted for the account, as of the last look."""
@@ -72,34 +71,35 @@ class Ledger:
 
     def jobs_left(self, account: Account, quota: int, processes: int) -> int:
         """How many jobs this process may let in before the next look."""
-        own = self._on_the_way[account] + self._kept[account] + self._kept_before[account]
+        own = self._on_the_way.get(account, 0) + self._kept.get(account, 0) + self._kept_before.get(account, 0)
         return -(-(quota - self.used(account).jobs) // processes) - own
 
     def take(self, account: Account, jobs: int) -> None:
         """These are let in."""
-        self._on_the_way[account] += jobs
+        self._on_the_way[account] = self._on_the_way.get(account, 0) + jobs
 
     def settle(self, account: Account, jobs: int, kept: int) -> None:
         """Of these that were let in, so many are kept; the others were there before, or were not kept."""
-        self._on_the_way[account] -= jobs
-        if self._on_the_way[account] <= 0:
-            del self._on_the_way[account]
+        left = self._on_the_way.pop(account, 0) - jobs
+        if left > 0:
+            self._on_the_way[account] = left
         if kept:
-            self._kept[account] += kept
+            self._kept[account] = self._kept.get(account, 0) + kept
 
     def turn_to(self, month: str) -> None:
         """A new month has nothing used."""
         if month != self.month:
             self.month, self.looked_at_ns = month, None
-            self._known, self._kept, self._kept_before = {}, Counter(), Counter()
+            self._known, self._kept, self._kept_before = {}, {}, {}
 
     def look(self) -> None:
         """A look at the record begins."""
-        self._kept_before += self._kept
-        self._kept = Counter()
+        for account, jobs in self._kept.items():
+            self._kept_before[account] = self._kept_before.get(account, 0) + jobs
+        self._kept = {}
 
     def learn(self, month: str, found: Iterable[tuple[Account, Used]], began_ns: int) -> None:
         """What the look has found: whatever was kept before it began is counted there now."""
         if month == self.month:
             self._known.update(found)
-            self._kept_before, self.looked_at_ns = Counter(), began_ns
+            self._kept_before, self.looked_at_ns = {}, began_ns

@@ -299,3 +299,26 @@ class TestTrouble:
         assert (
             await admin_api.handle(Request("GET", "/admin/v1/tenants", "", {"authorization": f"Bearer {admin.key}"}))
         ).status == 200
+
+
+class TestPlans:
+    async def test_a_plan_and_a_subscription(self, admin, record):
+        """A plan is set, a tenant has it with its own terms, is shown what it used, and its end; each is a line of the audit."""
+        plan = await admin.call("PUT", "/admin/v1/plans/pro", {"terms": {"jobs": "5"}})
+        assert (plan.status, plan.json) == (200, {"name": "pro", "terms": {"jobs": "5"}})
+        path = "/admin/v1/tenants/default/subscription"
+        check_problem(await admin.call("GET", path), 404, "default plan")
+        given = await admin.call("PUT", path, {"plan": "pro", "valid_until": "2999-01-01", "terms": {"tokens": "7"}})
+        assert (given.json["standing"], given.json["terms"], given.json["used"]["jobs"]) == (
+            "good",
+            {"jobs": "5", "tokens": "7"},
+            0,
+        )
+        check_problem(await admin.call("PUT", path, {"plan": "pro", "status": "happy"}), 400, "status")
+        check_problem(await admin.call("PUT", path, {"plan": "none"}), 404, "no plan")
+        check_problem(await admin.call("PUT", "/admin/v1/plans/pro", {"terms": {"job": "5"}}), 400, "job")
+        assert (await admin.call("POST", f"{path}/end")).json["standing"] == "ended"
+        assert [one["tenant"] for one in (await admin.call("GET", "/admin/v1/subscriptions")).json["data"]] == ["default"]
+        assert [one["name"] for one in (await admin.call("GET", "/admin/v1/plans")).json["data"]] == ["pro"]
+        lines = (await admin.call("GET", "/admin/v1/audit")).json["data"]
+        assert [line["action"] for line in lines] == ["subscription.put", "subscription.put", "plan.put"]

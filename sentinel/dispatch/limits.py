@@ -1,0 +1,55 @@
+"""The shared count of rate limits in Redis: one script for many limits at a time. Knows no request; is told what was let in."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentinel.dispatch.redis_link import Link, NoScript
+from sentinel.edge.gcra import Rate
+from sentinel.edge.limits import LimitKey
+from sentinel.errors import Unavailable
+from sentinel.model import job_id
+
+PREFIX = "{sentinel-limits}:"  # the braces keep all of them in one slot of a cluster
+TIMEOUT_SECONDS = 0.25
+_FILE = Path(__file__).parents[2] / "sql" / "redis" / "limit.lua"
+
+
+class RedisLimits:
+    """The Redis at `url`. Synchronous, for one thread at a time; connects when it is first used, and again after every error."""
+
+    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS, prefix: str = PREFIX) -> None:
+        self._prefix = prefix
+        self._link = Link(url, timeout_seconds, lambda _error: None)
+
+    def tell(self, news: Sequence[tuple[LimitKey, Rate, int]]) -> list[int]:
+        """
+        Add what was let in here to each limit; by how many nanoseconds all together are ahead of now.
+
+        Raises Unavailable within the timeout; whether it was added is then unknown.
+        """
+        text, digest = _script()
+        names = [self._prefix + job_id(*key) for key, _, _ in news]  # no end user's name goes to Redis
+        words = [*names, *(word for _, rate, count in news for word in (rate.interval_ns, count))]
+        try:
+            found = self._link.ask("EVALSHA", digest, len(names), *words)
+        except NoScript:
+            found = self._link.ask("EVAL", text, len(names), *words)
+        try:
+            return [int(ahead) for ahead in found]
+        except (TypeError, ValueError):
+            self._link.drop()
+            raise Unavailable("Redis gave an answer that was not expected.") from None
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._link.drop()
+
+
+@functools.cache
+def _script() -> tuple[str, str]:
+    text = _FILE.read_text()
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

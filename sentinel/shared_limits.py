@@ -1,0 +1,98 @@
+"""Keeps the local limiters of all gateways in step by a shared count in Redis. Must never be what a request waits for.
+
+What was let in is told behind the answer: every 100 ms, at once when somebody had to be refused, one script for all limits that
+moved. Between two words each process gives out a share of what is left, and what was let in too many is a debt that is paid off: so
+the sum over any longer time is the limit's, and nobody waits for Redis. While it is down each process has its share and no more.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from sentinel.dispatch.limits import RedisLimits
+from sentinel.edge.breaker import Breaker
+from sentinel.edge.gcra import SECOND_NS
+from sentinel.edge.limits import Bucket, Limiter
+from sentinel.errors import Unavailable
+from sentinel.logs import log
+
+TELL_SECONDS = 0.1
+PAUSE_SECONDS = 0.005  # between two words, however many are refused
+AT_ONCE = 500
+LONG_AGO_NS = 2 * SECOND_NS
+
+
+@attrs.define(eq=False)
+class SharedLimits:
+    """Tells Redis what a limiter has let in, and corrects the limiter by what all have."""
+
+    limits: RedisLimits
+    limiter: Limiter
+    clock_ns: Callable[[], int] = time.monotonic_ns
+    breaker: Breaker = attrs.field(factory=Breaker)
+    _news: trio.Event = attrs.field(factory=trio.Event)
+    _short: trio.Event = attrs.field(factory=trio.Event)
+    _thread: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    def __attrs_post_init__(self) -> None:
+        self.limiter.shared, self.limiter.heard = True, self._heard
+
+    def _heard(self, short: bool) -> None:
+        self._news.set()
+        if short:
+            self._short.set()
+
+    async def run(self) -> None:
+        """Tell for ever. Belongs in the gateway's nursery."""
+        while True:
+            if self.breaker.open_since is None:
+                await self._news.wait()
+                with trio.move_on_after(TELL_SECONDS):
+                    await self._short.wait()
+            self._news, self._short = trio.Event(), trio.Event()
+            await self._tell()
+            await trio.sleep(PAUSE_SECONDS if self.breaker.open_since is None else TELL_SECONDS)
+
+    async def _tell(self) -> None:
+        """Tell all there is; while Redis is down, now and then ask whether it is back."""
+        if not self.breaker.allows(trio.current_time()):
+            return
+        buckets = self.limiter.news(AT_ONCE)
+        while buckets or self.breaker.open_since is not None:
+            if not await self._try(buckets):
+                self.limiter.keep_news(buckets)
+                return
+            buckets = self.limiter.news(AT_ONCE)
+
+    async def _try(self, buckets: Sequence[Bucket]) -> bool:
+        now_ns, processes = self.clock_ns(), self.limiter.processes
+        for bucket in buckets:
+            if bucket.corrected_ns is None or now_ns - bucket.corrected_ns > LONG_AGO_NS:
+                bucket.forget(now_ns, processes)
+        news = [(bucket.key, bucket.rate, bucket.untold) for bucket in buckets]
+        try:
+            ahead = await trio.to_thread.run_sync(self.limits.tell, news, limiter=self._thread)
+        except Unavailable as error:
+            self._failed(error)
+            return False
+        self._succeeded()
+        for bucket, ahead_ns, (_, _, told) in zip(buckets, ahead, news, strict=True):
+            bucket.correct(ahead_ns, told, self.clock_ns(), self.limiter.processes)
+        return True
+
+    def _failed(self, error: Unavailable) -> None:
+        if self.breaker.open_since is None:
+            log.warning("limits.alone", reason=error.detail)
+        self.breaker.failed(trio.current_time(), error.detail, random.random())
+        self.limiter.shared = False
+
+    def _succeeded(self) -> None:
+        if self.breaker.open_since is not None:
+            self.breaker.succeeded(trio.current_time())
+            log.info("limits.shared")
+        self.limiter.shared = True
