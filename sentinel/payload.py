@@ -110,7 +110,8 @@ def decode_xml(body: bytes) -> ElementTree.Element:
     The root element of an XML document in UTF-8.
 
     Raises:
-        BadInput: if it is not well-formed, declares a DOCTYPE or entities (CWE-611, CWE-776), or nests too deep.
+        BadInput: if it is not well-formed, declares a DOCTYPE or entities (CWE-611, CWE-776), nests deeper than 50 levels or has
+            more than 20,000 elements and attributes.
     """
     if not body:
         raise BadInput("The body is empty; XML was expected.")
@@ -133,16 +134,20 @@ def decode_xml(body: bytes) -> ElementTree.Element:
 
 
 class _BoundedTree(ElementTree.TreeBuilder):
-    """A tree builder that refuses deep nesting while it parses, before the tree exists."""
+    """A tree builder that refuses deep nesting and great numbers while it parses, before the tree exists."""
 
     def __init__(self) -> None:
         super().__init__()
         self.depth = 0
+        self.nodes = 0
 
     def start(self, tag: Any, attributes: Any, /) -> ElementTree.Element:
         self.depth += 1
         if self.depth > XML_DEPTH_MAX:
             raise BadInput(f"The XML is nested deeper than {XML_DEPTH_MAX} levels.")
+        self.nodes += 1 + len(attributes)
+        if self.nodes > NODES_MAX:
+            raise BadInput(f"The XML has more than {NODES_MAX} elements and attributes.")
         return super().start(tag, attributes)
 
     def end(self, tag: str, /) -> ElementTree.Element:

@@ -229,6 +229,13 @@ class TestXml:
                 decode_xml(body)
         assert decode_xml(b"<a>" * 50 + b"</a>" * 50).tag == "a"
 
+    def test_great_numbers_are_refused(self):
+        """Of elements and attributes together, 20,000 are read and one more is not."""
+        assert len(decode_xml(b"<a>" + b"<b/>" * 19_999 + b"</a>")) == 19_999
+        for body in (b"<a>" + b"<b/>" * 20_000 + b"</a>", b"<a>" + b"<b c='1'/>" * 10_000 + b"</a>"):
+            with pytest.raises(BadInput, match="more than 20000"):
+                decode_xml(body)
+
     def test_a_body_cut_anywhere_is_refused(self):
         """Every true prefix of a document is bad input."""
         body = '<?xml version="1.0" encoding="UTF-8"?><a b="c">é<d/><!-- e --></a>'.encode()
