@@ -674,7 +674,7 @@ class TestReap:
 
     @pytest.mark.parametrize("by_hand", [True, False])
     def test_a_chat_goes_on_without_the_one_that_waits_for_a_person(self, bench, dead_process, by_hand):
-        """When a job is set aside, or quarantined after the deaths of its workers, the next of its chat, already passed by, is ready."""
+        """When a job is set aside, or quarantined for its workers' deaths, the next of its chat, already passed by, is ready."""
         first, second = bench.accept(new_job(conversation="c"), new_job(conversation="c"))
         for _ in range(1 if by_hand else RESCUES_MAX):
             dead = bench.record.register("dying", dead_process, 1, "ready", NOW)
