@@ -18,7 +18,6 @@ SHORT = (
     "worker-killed-at-the-worst-moment",
     "job-kills-worker",
     "same-event-50-times",
-    "tenant-platform-hangs",
     "redis-killed",
     "redis-paused",
     "redis-full",
