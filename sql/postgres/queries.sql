@@ -136,7 +136,11 @@ FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :progress::float8[]) 
 WHERE j.id = g.id AND j.lease_token = g.token
 
 -- name: leases
-SELECT j.id, j.lease_token, j.cancel_at FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence WHERE q.place = 'running' AND q.worker_id = :worker
+SELECT j.id, j.lease_token, j.cancel_at
+-- By the one index that names workers (only what runs has one), and each job by its key: with statistics of an empty queue, a join of the
+-- two could be a walk through all of both.
+FROM (SELECT sequence FROM queue WHERE worker_id = :worker OFFSET 0) AS mine
+CROSS JOIN LATERAL (SELECT id, lease_token, cancel_at FROM jobs WHERE sequence = mine.sequence OFFSET 0) AS j
 
 -- name: workers
 SELECT id, name, process, slots, status, last_seen FROM workers WHERE dead_at IS NULL ORDER BY id
@@ -148,14 +152,15 @@ UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
 SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS seconds
 
 -- name: orphans
-SELECT 1 FROM queue WHERE place = 'running' AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
+SELECT 1 FROM queue WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
 
 -- name: rescue
 -- The claim counts as a rescue and not as an attempt. What is quarantined is in nobody's way: it leaves its chat.
-WITH orphans AS MATERIALIZED (
-    SELECT j.id FROM queue AS q JOIN jobs AS j ON j.sequence = q.sequence
-    WHERE q.place = 'running' AND q.worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL)
-    ORDER BY q.worker_id, q.sequence LIMIT 500 FOR UPDATE OF j SKIP LOCKED),
+WITH left_alone AS MATERIALIZED (
+    SELECT sequence FROM queue WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL)
+    ORDER BY worker_id, sequence LIMIT 500),
+orphans AS MATERIALIZED (
+    SELECT j.id FROM left_alone AS l CROSS JOIN LATERAL (SELECT id FROM jobs WHERE sequence = l.sequence FOR UPDATE SKIP LOCKED) AS j),
 rescued AS (
     UPDATE jobs SET rescues = rescues + 1, attempt = attempt - 1, lease_token = NULL, run_at = :now,
         state = CASE WHEN cancel_at IS NOT NULL THEN 'cancelled' WHEN rescues + 1 >= :rescues_max THEN 'quarantined' ELSE 'queued' END,

@@ -94,6 +94,25 @@ def test_a_flooded_chat_costs_a_claim_nothing(bench):
     assert bench.pages_of_a_claim() < 400
 
 
+def test_what_runs_is_found_past_no_dead_rows(bench, url):
+    """Behind an old snapshot, with statistics of an empty queue, a worker's leases and the view of workers walk its rows only."""
+    other = bench.record.register("another", "y", 8, "ready", NOW)
+    with psycopg.connect(url) as holder:
+        holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT count(*) FROM workers")
+        bench.churn(2_000)
+        bench.record._connection.execute("ANALYZE")
+        bench.record.accept([new_job() for _ in range(8)], NOW)
+        assert len(bench.record.claim(other, 8, NOW)) == 8
+        assert bench.pages("leases", worker=other) < 100
+        with psycopg.connect(url) as reader:
+            view = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT running FROM worker_overview WHERE id = %s"
+            plan = reader.execute(view, (other,)).fetchone()[0][0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100
+        bench.record.bury(other, NOW)
+        assert bench.record.reap(NOW, silent=False) == 8
+
+
 @pytest.mark.slow
 def test_finished_jobs_and_an_old_snapshot(bench, url):
     """A million finished jobs cost no statement more than an index one level deeper, and claims by id walk past no dead rows."""
