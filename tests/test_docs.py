@@ -50,9 +50,9 @@ def test_the_readme_names_only_commands_that_exist() -> None:
     """Every `sentinel COMMAND` in the README and the runbook is one that the program has."""
     from sentinel.cli import _parser
 
-    known = set(re.findall(r"^    (\w+)\s", _parser().format_help(), re.MULTILINE))
+    known = set(re.findall(r"^    ([\w-]+)\s", _parser().format_help(), re.MULTILINE))
     for page in ("README.md", "docs/runbook.md", "docs/failures.md"):
-        for command in re.findall(r"(?:`|^    |\$\()sentinel ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE):
+        for command in re.findall(r"(?:`|^    |\$\()sentinel ([a-z][a-z-]*)", (ROOT / page).read_text(), re.MULTILINE):
             assert command in known, f"{page} names sentinel {command}"
 
 

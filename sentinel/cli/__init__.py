@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sentinel import __version__
 from sentinel.cli import (
     audit,
+    bench_model,
     chaos,
     conversations,
     deliveries,
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         demo,
         status,
         doctor,
+        bench_model,
         sources,
         keys,
         secrets,

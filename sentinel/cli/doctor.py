@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from sentinel.records import Record, configured_record, is_served
 from sentinel.settings import Settings, without_password
 
 FREE_BYTES_MIN = 500_000_000
+CONTEXT_TOKENS_USUAL = 8192
+MEMORY = Path("/proc/meminfo")
 
 
 def add_commands(commands: Any) -> None:
@@ -39,7 +42,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield from _examine_record(record, settings)
         record.close()
     yield from parts(settings)
-    yield _examine_model(settings)
+    yield from _examine_model(settings)
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         yield Finding("threads", "wrong", "OMP_WAIT_POLICY=passive makes the model four times slower; unset it.")
 
@@ -62,15 +65,27 @@ def _examine_disk(settings: Settings) -> Finding:
     return Finding("disk", "ok" if free > FREE_BYTES_MIN else "warning", f"{free / 1e9:.1f} GB free in {folder}")
 
 
-def _examine_model(settings: Settings) -> Finding:
+def _examine_model(settings: Settings) -> Iterator[Finding]:
     from worker.engine import is_url
     from worker.gguf_file import check_model_file
     from worker.main import choose_model
 
     try:
         model = choose_model(settings)
-        if not model.startswith("fake:") and not is_url(model):
-            check_model_file(Path(model))
+        facts = None if model.startswith("fake:") or is_url(model) else check_model_file(Path(model))
     except ModelUnavailable as error:
-        return Finding("model", "wrong", error.detail)
-    return Finding("model", "ok", without_password(model))
+        yield Finding("model", "wrong", error.detail)
+        return
+    yield Finding("model", "ok", without_password(model))
+    if facts is not None:
+        yield _examine_memory(facts.file_bytes + facts.context_bytes(settings.context_tokens or CONTEXT_TOKENS_USUAL))
+
+
+def _examine_memory(needed: int) -> Finding:
+    """Whether the model with its context fits in what is free; where the system does not say, what it needs."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", MEMORY.read_text()) if MEMORY.exists() else None
+    if found is None:
+        return Finding("memory", "ok", f"the model needs about {needed / 1e9:.1f} GB")
+    free = int(found[1]) * 1024
+    text = f"{free / 1e9:.1f} GB free, and the model needs about {needed / 1e9:.1f} GB"
+    return Finding("memory", "ok" if free > needed else "warning", text)

@@ -19,6 +19,7 @@ from sentinel.demo import wait_ready
 from sentinel.model import Outgoing
 from sentinel.payload import decode_json, encode_json
 from sentinel.processes import process_name
+from sentinel.records import JobFilter
 from sentinel.settings import Settings
 from tests.processes.harness import ROOT, Acknowledged, Running, environment, free_port, running_sentinel, start, stop
 
@@ -306,6 +307,26 @@ async def test_cancelling_the_real_model_frees_it_within_a_second(tmp_path: Path
         await running.wait_all_ended([job_id], 5)
         assert time.monotonic() - asked < 1
         assert running.all_jobs() == {job_id: "cancelled"}
+
+
+@pytest.mark.model
+async def test_a_crash_of_the_library_ends_the_worker_alone(tmp_path: Path) -> None:
+    """SIGSEGV in the middle of 16 generations: the gateway answers on, the worker is back, and every job ends once."""
+    async with running_sentinel(tmp_path, model=None, slots=16, tokens_max=24) as running:
+        acknowledged = await send_all(running, 16, channels=("telegram",))
+        with trio.fail_after(60):
+            while sum(job.progress > 0 for job in running.record.list_jobs(JobFilter(limit=100))) < 4:
+                await trio.sleep(0.02)
+        before = running.children()
+        os.kill(before["worker"], signal.SIGSEGV)
+        acknowledged += await send_all(running, 20, text="meanwhile", channels=("slack",))
+        await running.wait_all_ended([ack.job_id for ack in acknowledged], 150)
+        after = running.children()
+        assert set(running.all_jobs().values()) == {"succeeded"}
+        assert len(running.all_jobs()) == 36
+    assert after["serve"] == before["serve"]
+    assert after["worker"] != before["worker"]
+    assert max(ack.seconds for ack in acknowledged) < 2
 
 
 async def sentinel_command(running: Running, *arguments: str) -> subprocess.CompletedProcess[bytes]:
