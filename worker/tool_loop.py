@@ -84,7 +84,7 @@ class ToolLoop:
 
     async def _choose(self, worked: Worked) -> str | None:
         """The tool that the model wants; None if it wants to answer."""
-        asked = tool_words.ask(worked.messages, tool_words.CHOOSE)
+        asked = tool_words.ask(worked.messages, tool_words.choose(list(self.tools)))
         chosen = await self._generate(worked, asked, CHOICE_TOKENS_MAX, tool_words.choice_schema(list(self.tools)))
         name = None if chosen is None else str(chosen["tool"])
         return name if name in self.tools else None
