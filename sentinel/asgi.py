@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import attrs
@@ -59,7 +60,10 @@ class Application:
             return
         except SentinelError as error:
             response = problem(error)
-        await _send_response(response, scope, send, None if whole else receive)
+        if response.stream is not None:
+            await _send_stream(response, scope, receive, send)
+        else:
+            await _send_response(response, scope, send, None if whole else receive)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -132,6 +136,30 @@ async def _read_body(receive: Receive, bytes_max: int, seconds_max: float) -> by
             if not message.get("more_body"):
                 return b"".join(chunks)
     raise TooSlow(f"The body did not arrive within {seconds_max:g} seconds.")
+
+
+async def _send_stream(response: Response, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Send what the stream gives as it comes, until it ends, fails, or the client leaves."""
+    assert response.stream is not None
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if scope["method"] != "HEAD":
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+            try:
+                async with aclosing(response.stream()) as pieces:
+                    async for piece in pieces:
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except Unavailable as error:
+                log.info("stream.broken", reason=error.detail)  # the client comes again with the id of its last event
+            nursery.cancel_scope.cancel()
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 async def _send_response(response: Response, scope: dict[str, Any], send: Send, unread: Receive | None) -> None:

@@ -5,6 +5,7 @@ Edge-triggered: after each word of the poller it reads until there is nothing mo
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 from contextlib import suppress
@@ -27,6 +28,7 @@ QUEUE_SECONDS_MAX = 2.5  # a request waits so long for its turn; then its sender
 BODY_GRACE_SECONDS, BODY_BYTES_PER_SECOND_MIN = 2.0, 1_000.0  # a body that trickles in more slowly is given up before its time
 NEVER = float("inf")
 BUSY = problem(Unavailable("Too many requests at a time."))
+STREAMED, STREAM = b"GET /v1/jobs/", re.compile(rb"GET /v1/jobs/[^ /?]+/events[ ?]")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
@@ -145,10 +147,19 @@ class Connection:
     def _take(self, data: bytes) -> None:
         if not self._opened:
             data = self._open(data)
+        if data and self._is_stream(data):
+            self.closed = True
+            self._let_go()
+            self._lane.hand_over_soon(self, self._socket, data)
+            return
         if data:
             self._reader.feed(data)
         if not self.closed:
             self._go_on()
+
+    def _is_stream(self, data: bytes) -> bool:
+        """Whether a request begins here whose answer is a stream, which is not for the lane."""
+        return data.startswith(STREAMED) and self.is_idle and STREAM.match(data) is not None
 
     def _open(self, data: bytes) -> bytes:
         """What is for the reader of a connection's first bytes: nothing while they are too few, or if it goes elsewhere."""

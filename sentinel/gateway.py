@@ -25,6 +25,7 @@ from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
+from sentinel.job_events import JobStreams
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import begin_request, log
@@ -106,6 +107,9 @@ class Gateway:
             case ["jobs", job_id] if job_id:
                 _allow(request, "GET")
                 return await self.jobs.show(request, job_id)
+            case ["jobs", job_id, "events"] if job_id:
+                _allow(request, "GET")
+                return await self.jobs.events(request, job_id)
             case ["jobs", job_id, "cancel"] if job_id:
                 _allow(request, "POST")
                 return await self.jobs.cancel(request, job_id, self.clock())
@@ -147,6 +151,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         bell = open_bell(settings.record, "directory")
         opened.callback(bell.close if bell else lambda: None)
         directory = DirectoryFollower(reader, copy=copy, bell=bell, keyring=keyring, uses=uses)
+        streams = JobStreams(reader)
         watch = Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
         await directory.start()
         admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
@@ -162,7 +167,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             settings=settings,
             directory=directory,
             webhooks=Webhooks(directory, intake, admission, Billing(reader), settings.text_characters_max),
-            jobs=JobApi(directory, intake, reader, watch, admission),
+            jobs=JobApi(directory, intake, reader, watch, streams, admission),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
             monitor=Monitor(reader, intake, keeper),
@@ -170,7 +175,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         intake.committed = gateway.monitor.committed
         gateway.monitor.gauges["sentinel_requests_in_flight"] = lambda: gateway.in_flight
         async with trio.open_nursery() as nursery:
-            for task in (directory, uses, watch, usage, limits, keeper, offers, gateway.monitor):
+            for task in (directory, uses, watch, streams, usage, limits, keeper, offers, gateway.monitor):
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:

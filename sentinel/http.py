@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -50,11 +50,16 @@ class Request:
 
 @attrs.frozen
 class Response:
-    """One HTTP response, whole. `headers` has no Content-Length: the server that sends it adds one."""
+    """
+    One HTTP response, whole. `headers` has no Content-Length: the server that sends it adds one.
+
+    With a `stream`, what it gives comes in place of the body, piece by piece, where the server can; else the body stands for it.
+    """
 
     status: int
     body: bytes = b""
     headers: Headers = ()
+    stream: Callable[[], AsyncGenerator[bytes, None]] | None = attrs.field(default=None, repr=False, eq=False)
 
     def with_headers(self, *more: tuple[str, str]) -> Response:
         """The same response with more headers."""

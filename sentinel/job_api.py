@@ -18,6 +18,7 @@ from sentinel.edge.screening import SCREENED_CHARACTERS_MAX, screen
 from sentinel.errors import BadInput, KeyReused, NotFound, SentinelError, Unavailable
 from sentinel.http import Headers, Request, Response, json_response
 from sentinel.intake import Intake
+from sentinel.job_events import JobStreams
 from sentinel.job_request import JobRequest, parse_job_request
 from sentinel.job_view import API_STATUS, iso, job_document
 from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, Key, NewJob, State, job_id, random_id
@@ -41,6 +42,7 @@ class JobApi:
     intake: Intake
     store: Store
     watch: Watch
+    streams: JobStreams
     admission: Admission
     look_seconds_max: float = 0.1
 
@@ -70,6 +72,15 @@ class JobApi:
         await self._find(job_id, tenant)
         waited = await self._wait(request, job_id, tenant)
         return json_response(200, await self._document(await self._find(job_id, tenant)), *waited)
+
+    async def events(self, request: Request, job_id: str) -> Response:
+        """The job's events as they happen, from behind the one that Last-Event-ID names; the last is its result."""
+        tenant = self.directory.authenticate(request, JOBS_READ).tenant
+
+        async def document(found_id: str) -> dict[str, Any]:
+            return await self._document(await self._find(found_id, tenant))
+
+        return self.streams.open(await self._find(job_id, tenant), request.header("last-event-id").strip(), document)
 
     async def cancel(self, request: Request, job_id: str, now: float) -> Response:
         """The job after the request to stop it; asking again, or too late, changes nothing."""

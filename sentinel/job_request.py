@@ -16,7 +16,7 @@ TOKENS_MAX = 8192
 CONVERSATION_MAX = 200
 METADATA_BYTES_MAX = 16_384
 ROLES = ("system", "user", "assistant")
-FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory", "tools")
+FIELDS = ("input", "callback_url", "conversation", "metadata", "max_tokens", "priority", "memory", "tools", "stream")
 API_TOOLS = ("calculator", "clock", "fetch")  # those of the worker that change nothing and need no chat
 
 
@@ -41,6 +41,7 @@ def parse_job_request(body: bytes) -> JobRequest:
         "callback_url": _callback_url(given.get("callback_url")),
         "metadata": _metadata(given.get("metadata")),
         "max_tokens": _integer("max_tokens", given.get("max_tokens"), 1, TOKENS_MAX),
+        "stream": _stream(given.get("stream")),
         "tools": _tools(given.get("tools")),
         "memory": _memory(given.get("memory"), given.get("conversation")),
     }
@@ -103,6 +104,12 @@ def _memory(given: Any, conversation: Any) -> bool | None:
     if type(given) is not bool or (given and conversation is None):
         raise BadInput("memory must be true or false, and true only with a conversation.")
     return given
+
+
+def _stream(given: Any) -> bool | None:
+    if given is not None and type(given) is not bool:
+        raise BadInput("stream must be true or false.")
+    return given or None
 
 
 def _tools(given: Any) -> list[str] | None:

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.channels", "sentinel.records", "sentinel.outbound", "sentinel.bulkhead"),
     ("sentinel.dispatch",),
     ("sentinel.directory_copy", "sentinel.key_uses", "sentinel.spooling"),
-    ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view"),
+    ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view", "sentinel.job_events"),
     ("sentinel.admission",),
     ("sentinel.usage", "sentinel.notices", "sentinel.shared_limits"),
     ("sentinel.administration", "sentinel.billing", "sentinel.webhooks", "sentinel.health", "sentinel.status_codes"),

@@ -20,6 +20,7 @@ from sentinel.logs import Outage, log
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
 from sentinel.records import LEASE_SECONDS, Ending, Lease, Progress, Store
+from sentinel.records.watching import Partial
 
 LOOK_SECONDS = 0.25
 LOOKS_TO_BE_SURE = 4
@@ -49,11 +50,22 @@ class Running:
     progress: float = 0.0
     reported: float = 0.0
     stopped: Stopped | None = None
+    pieces: list[str] = attrs.field(factory=list, repr=False)
+    told_pieces: int = 0
     answered: bool = False  # whether there is a reply in the record
 
-    def report(self, progress: float, _piece: str) -> None:
-        """Note how far the job is."""
+    def report(self, progress: float, piece: str) -> None:
+        """Note how far the job is, and the answer's next piece if somebody may watch it."""
         self.progress = max(self.progress, progress)
+        if piece and self.claim.job.options.get("stream"):
+            self.pieces.append(piece)
+
+    def partial(self) -> Partial | None:
+        """The answer so far, if there is more of it than was told."""
+        if len(self.pieces) == self.told_pieces:
+            return None
+        self.told_pieces = len(self.pieces)
+        return Partial(self.claim.job.id, self.claim.lease_token, "".join(self.pieces))
 
     def stop(self, reason: Stopped) -> None:
         """Cancel the job's task, once."""
@@ -116,6 +128,8 @@ class Presence:
         if not alive:
             raise DeclaredDead
         self._seen = trio.current_time()
+        if partials := list(filter(None, [job.partial() for job in moved])):
+            await self.store.call(self.store.record.save_partials, partials)
         for job, report in zip(moved, reports, strict=True):
             job.reported = report.progress
 

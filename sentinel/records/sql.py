@@ -32,6 +32,7 @@ from sentinel.records.sql_callbacks import SqlCallbacks
 from sentinel.records.sql_directory import SqlDirectory
 from sentinel.records.sql_effects import SqlEffects
 from sentinel.records.sql_memory import SqlMemory
+from sentinel.records.sql_watching import SqlWatching
 
 PRUNED_TABLES = (
     "prune_usage",
@@ -39,13 +40,14 @@ PRUNED_TABLES = (
     "prune_steps",
     "prune_outbox",
     "prune_effects",
+    "prune_partials",
     "prune_callback_attempts",
     "prune_callbacks",
     "prune_jobs",
 )
 
 
-class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlCallbacks):
+class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWatching, SqlCallbacks):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod

@@ -12,7 +12,7 @@ from sentinel.records import rows
 from sentinel.records.memory import ERASE_SEQUENCES, TURNS_READ_MAX, Erasure, Held, Memory, Turn
 from sentinel.records.statements import Statements
 
-ERASED_BY_JOB = ("erase_outbox", "erase_effects", "erase_jobs")
+ERASED_BY_JOB = ("erase_outbox", "erase_effects", "erase_partials", "erase_jobs")
 PRUNED_MEMORY = ("prune_conversations", "prune_notes", "prune_erasures", "prune_turns")
 _ERASURE_FIELDS = tuple(field.name for field in attrs.fields(Erasure))
 

@@ -58,6 +58,7 @@ INVALID = (
     *(({"input": "x", "priority": value}, "priority") for value in (-1, 1001, "high", 1.0, False)),
     *(({"input": "x", "memory": value}, "memory") for value in (True, 1, "on")),
     *(({"input": "x", "tools": value}, "tools") for value in ("clock", ["hand_over"], [7], [[]], {})),
+    *(({"input": "x", "stream": value}, "stream") for value in (1, "yes", [])),
     ({"input": "x", "prioritee": 1}, "prioritee"),
     ([], "object"),
     ("hello", "object"),

@@ -4,10 +4,11 @@ import attrs
 import pytest
 
 from sentinel.model import State
-from sentinel.records import Reply
+from sentinel.records import Progress, Reply
 from sentinel.records.effects import Effect
 from sentinel.records.memory import Erasure
-from tests.records.conftest import NOW, TENANT
+from sentinel.records.watching import Glimpse, Partial
+from tests.records.conftest import NOW, TENANT, new_job
 
 FIRST = Effect(1, "calculator", {"expression": "1+1", "ü": [1, None]})
 
@@ -89,3 +90,27 @@ class TestApology:
             (again,) = bench.claim()
             assert bench.reply(again, "three", "four") or left
             bench.end(again, State.SUCCEEDED)
+
+
+class TestWatching:
+    def test_a_glimpse(self, bench):
+        """A watcher sees how far a job is, its text so far, and how many steps there were; what is not there is left out."""
+        claim = bench.running()
+        (queued,) = bench.accept(new_job())
+        bench.record.save_partials([Partial(claim.job.id, claim.lease_token, text) for text in ("Hel", "Hello ü")])
+        bench.record.heartbeat(bench.worker, 4, "ready", [Progress(claim.job.id, claim.lease_token, 0.25)], NOW)
+        seen = {glimpse.job_id: glimpse for glimpse in bench.record.glimpses([claim.job.id, queued, "unknown"])}
+        assert seen == {
+            claim.job.id: Glimpse(claim.job.id, State.RUNNING, 0.25, 1, 1, "Hello ü"),
+            queued: Glimpse(queued, State.QUEUED, 0, 0, 0, ""),
+        }
+
+    def test_a_stale_lease_tells_nothing(self, bench):
+        """Without the lease the text stays as it was, and with the job it goes."""
+        claim = bench.running()
+        bench.record.save_partials([Partial(claim.job.id, claim.lease_token, "mine")])
+        bench.end(claim, State.SUCCEEDED)
+        bench.record.save_partials([Partial(claim.job.id, claim.lease_token, "forged")])
+        assert [glimpse.text for glimpse in bench.record.glimpses([claim.job.id])] == ["mine"]
+        bench.record.prune(NOW + 1)
+        assert bench.record.glimpses([claim.job.id]) == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from sentinel.channels import channels
 from sentinel.demo import demo_source
 from sentinel.errors import GenerationFailed
 from sentinel.http import Response, json_response
-from sentinel.model import State
+from sentinel.model import Chat, State
 from sentinel.stand_in import Delivery
 from tests.conftest import Sentinel, ended
 from tests.worker.conftest import ScriptedEngine, api_job
@@ -206,3 +208,46 @@ def shape(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shape(content) for key, content in value.items()}
     return [shape(item) for item in value] if isinstance(value, list) else "" if isinstance(value, str) else value
+
+
+async def test_the_text_so_far_can_be_watched(sentinel: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a job that asked for it runs, the beginning of its answer is in the record; of other jobs nothing is."""
+    monkeypatch.setattr("worker.presence.PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr("worker.presence.LOOK_SECONDS", 0.01)
+    watched, other = api_job("one two three four five", stream=True), api_job("one two three four five")
+    sentinel.record.accept([watched, other], time.time())
+    seen: set[str] = set()
+    async with sentinel.working(model="fake:400"):
+        with trio.fail_after(10):
+            while not (job := sentinel.record.find_job(watched.id)) or not job.state.ended:
+                seen |= {glimpse.text for glimpse in sentinel.record.glimpses([watched.id])}
+                await trio.sleep(0.02)
+        await sentinel.wait_for(other.id, ended)
+    assert len(seen) > 2
+    assert all("echo: one two three four five".startswith(text) for text in seen)
+    assert [glimpse.text for glimpse in sentinel.record.glimpses([other.id])] == [""]
+
+
+@pytest.mark.slow
+async def test_fifty_chats_over_three_workers(sentinel: Sentinel) -> None:
+    """Twenty quick messages in each of fifty chats: answered in order, one at a time in a chat, and remembered in order."""
+    jobs = [message(f"{chat}-{number}", conversation=str(chat)) for number in range(20) for chat in range(50)]
+    sentinel.record.accept(jobs, time.time())
+    async with AsyncExitStack() as workers_of:
+        for _ in range(3):
+            await workers_of.enter_async_context(sentinel.working(model="fake:2", slots=8))
+        for job in jobs:
+            await sentinel.wait_for(job.id, ended, 120)
+    answers = [delivery.text.removeprefix("echo: ") for delivery in sentinel.stand_in.of("telegram")]
+    assert len(answers) == len(jobs)
+    workers = set()
+    for chat in range(50):
+        texts = [f"{chat}-{number}" for number in range(20)]
+        assert [text for text in answers if text.startswith(f"{chat}-")] == texts
+        turns = sentinel.record.memory(Chat("demo", "telegram", "demo", str(chat))).turns
+        assert [turn.said[0]["content"] for turn in turns] == texts
+        ours = [sentinel.record.find_job(job.id) for job in jobs if job.conversation == str(chat)]
+        spans = [(job.started_at, job.finished_at) for job in ours if job]
+        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+        workers |= {step.detail for job in ours if job for step in sentinel.record.story(job.id) if step.step == "claimed"}
+    assert len(workers) == 3
