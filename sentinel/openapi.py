@@ -83,6 +83,7 @@ def _schemas() -> Mapping[str, Schema]:
         "priority": {"type": "integer", "minimum": 0, "maximum": 1000, "default": 100, "description": "lower goes first"},
         "memory": {"type": "boolean", "description": "the model sees the conversation so far"},
         "tools": {"type": "array", "items": {"enum": list(API_TOOLS)}, "uniqueItems": True},
+        "stream": {"type": "boolean", "description": "the text so far is among the job's events"},
     }
     problem = {"type": TEXT, "title": TEXT, "status": {"type": "integer"}, "detail": TEXT}
     return {
@@ -110,6 +111,12 @@ def _parameter(name: str, place: str, schema: Schema, description: str) -> Schem
     return {"name": name, "in": place, "schema": schema, "description": description, "required": place == "path"}
 
 
+def _watched() -> Schema:
+    stream = {"description": "The job's events as they come.", "content": {"text/event-stream": {"schema": TEXT}}}
+    return {"200": stream, "204": {"description": "All was told before."}} | _answers({}, _ASKED)
+
+
+_LAST_EVENT = _parameter("Last-Event-ID", "header", TEXT, "go on behind this event")
 _ID = _parameter("job_id", "path", TEXT, "the id that submitting gave")
 _PREFER = _parameter("Prefer", "header", TEXT, "`wait=N` waits up to N seconds, at most 60, for the job's end (RFC 7240)")
 _IDEMPOTENCY = _parameter(
@@ -151,6 +158,7 @@ def openapi() -> Schema:
         },
         "/v1/jobs/{job_id}": {"get": _operation("Look at a job", "showJob", _answers(_JOB, _ASKED), _ID, _PREFER)},
         "/v1/jobs/{job_id}/cancel": {"post": _operation("Stop a job", "cancelJob", cancelled, _ID)},
+        "/v1/jobs/{job_id}/events": {"get": _operation("Watch a job", "watchJob", _watched(), _ID, _LAST_EVENT)},
         "/v1/conversations": {"get": _operation("Chats in which a person answers", "listHeld", _answers(_DONE, _ASKED))},
         "/v1/conversations/{name}/release": {
             "post": _operation("Let the model answer again", "release", _answers(_DONE, _ASKED), _CHAT)
