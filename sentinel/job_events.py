@@ -137,7 +137,7 @@ class JobStreams:
                 if glimpse is None:
                     yield ALIVE
                     continue
-                told = seen is not None and seen.steps == glimpse.steps
+                told = seen is not None and seen.milestone == glimpse.milestone
                 story = [] if told else await self.store.read(self.store.record.story, job.id)
                 seen = glimpse
                 events, cursor = events_since(cursor, glimpse, story)

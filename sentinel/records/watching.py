@@ -21,7 +21,7 @@ class Partial:
 
 @attrs.frozen
 class Glimpse:
-    """A job in passing. `steps` counts the steps of its story after acceptance; `text` is "" unless the job asked for it."""
+    """A job in passing. `steps` counts what was written down of its story; `text` is "" unless the job asked for it."""
 
     job_id: str
     state: State
@@ -29,6 +29,11 @@ class Glimpse:
     attempt: int
     steps: int
     text: str = attrs.field(default="", repr=False)
+
+    @property
+    def milestone(self) -> tuple[int, int, State]:
+        """What is another when the job's story has become longer."""
+        return self.steps, self.attempt, self.state
 
 
 class WatchingRecord(Protocol):

@@ -100,10 +100,13 @@ class TestWatching:
         bench.record.save_partials([Partial(claim.job.id, claim.lease_token, text) for text in ("Hel", "Hello ü")])
         bench.record.heartbeat(bench.worker, 4, "ready", [Progress(claim.job.id, claim.lease_token, 0.25)], NOW)
         seen = {glimpse.job_id: glimpse for glimpse in bench.record.glimpses([claim.job.id, queued, "unknown"])}
-        assert seen == {
-            claim.job.id: Glimpse(claim.job.id, State.RUNNING, 0.25, 1, 1, "Hello ü"),
+        assert {job_id: attrs.evolve(glimpse, steps=0) for job_id, glimpse in seen.items()} == {
+            claim.job.id: Glimpse(claim.job.id, State.RUNNING, 0.25, 1, 0, "Hello ü"),
             queued: Glimpse(queued, State.QUEUED, 0, 0, 0, ""),
         }
+        bench.record.begin_effect(claim, FIRST, NOW)
+        (later,) = bench.record.glimpses([claim.job.id])
+        assert later.milestone != seen[claim.job.id].milestone
 
     def test_a_stale_lease_tells_nothing(self, bench):
         """Without the lease the text stays as it was, and with the job it goes."""
