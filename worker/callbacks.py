@@ -17,7 +17,7 @@ import trio
 from sentinel import payload, standard_webhooks
 from sentinel.channels.shared.sending import retry_after
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import HostRests, RefusedAddress, SendFailed, Unavailable
+from sentinel.errors import HostRests, NotFound, RefusedAddress, SendFailed, SettingsError, Unavailable
 from sentinel.job_view import API_STATUS, iso
 from sentinel.logs import Outage, begin_job, log
 from sentinel.model import Job, Outcome, Outgoing, Verdict
@@ -30,6 +30,7 @@ LOOK_SECONDS = 0.1
 AT_A_TIME = 64
 AT_A_TIME_PER_TENANT = 16
 AT_A_TIME_PER_HOST = 8  # of one tenant
+KEY_AGAIN_SECONDS = 5.0  # a server key that is not here may be brought
 
 
 @attrs.frozen(eq=False)
@@ -99,8 +100,16 @@ class Callbacks:
             return Attempt("failed", "the job is gone", tried=False)
         if callback.gone_at is not None:
             return Attempt("failed", f"the receiver is disabled: it answered 410 at {iso(callback.gone_at)}", tried=False)
-        await self.directory.refresh()  # a network that was allowed a moment ago must not be refused for good
-        outgoing = build_callback(job, callback, await self._secrets(callback.tenant), time.time())
+        try:
+            await self.directory.refresh()  # a network that was allowed a moment ago must not be refused for good
+            outgoing = build_callback(job, callback, await self._secrets(callback.tenant), time.time())
+        except NotFound:
+            return Attempt("failed", "the tenant is gone", tried=False)
+        except SettingsError:  # which key is missing, the directory tells the operator; the caller need not know
+            return Attempt("pending", "the secret that signs it cannot be read now", time.time() + KEY_AGAIN_SECONDS, tried=False)
+        return await self._send(callback, outgoing)
+
+    async def _send(self, callback: Callback, outgoing: Outgoing) -> Attempt:
         networks, began, status = self.directory.current.networks.get(callback.tenant, ()), time.monotonic(), None
         try:
             answer = await self.outbound.send(outgoing, networks, callback.tenant)

@@ -116,7 +116,7 @@ class DirectoryRecord(Protocol):
         """The entries that match, newest first."""
 
     def callback_secret(self, tenant: str, candidate: str) -> str:
-        """The tenant's callback secret; `candidate` becomes it if there is none yet."""
+        """The tenant's callback secret; `candidate` becomes it if there is none yet. Raises NotFound if the tenant was removed."""
 
     def rotate_callback_secret(self, tenant: str, fresh: str, until: float) -> None:
         """Make `fresh` the tenant's callback secret; the one before it signs too until that time."""

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from sentinel.edge.keys import keyed_hash, server_key_id_of
+from sentinel.errors import NotFound
 from sentinel.keyring import Keyring
 from sentinel.model import Key, Source, Tenant
 from sentinel.records import rows
@@ -132,6 +133,8 @@ class SqlDirectory(SqlMetering):
             sealed = seal(candidate, self._key_in_force(), _callback_owner(tenant))
             self._run("set_callback_secret", tenant=tenant, secret=sealed)
             found = {row["name"]: row for row in self._all("tenants")}
+            if tenant not in found:
+                raise NotFound("There is no tenant of that name.")
             return self._callback_secret(found[tenant]).split(" ")[0]
 
     def rotate_callback_secret(self, tenant: str, fresh: str, until: float) -> None:

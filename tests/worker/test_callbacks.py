@@ -11,10 +11,13 @@ import trio
 
 from sentinel import standard_webhooks
 from sentinel.http import json_response
+from sentinel.keyring import open_keyring
 from sentinel.model import NewJob, Outcome, Verdict, random_id
 from sentinel.outbound import Answer
+from sentinel.records import open_record
 from sentinel.records.callbacks import Attempt, Callback
 from sentinel.retry import CALLBACK_DELAYS_SECONDS
+from sentinel.secret import Secret
 from sentinel.stand_in import Delivery
 from tests.conftest import Sentinel, ended
 from worker.callbacks import AT_A_TIME_PER_HOST, judge, settled
@@ -114,6 +117,44 @@ async def test_a_silent_receiver_holds_up_itself_only(sentinel: Sentinel) -> Non
         with trio.fail_after(2):
             assert await wait_for_log(sentinel, lucky.id, 1) == [(200, "delivered")]
     silent.close()
+
+
+async def test_a_removed_tenants_callback_has_failed(sentinel: Sentinel) -> None:
+    """A callback that waits for another attempt while its tenant is removed has failed for good, and the worker goes on."""
+    sentinel.record.add_tenant("leaving", 0)
+    sentinel.record.accept([job := api_job(callback_url="https://a.example/")], time.time())
+    sentinel.record.accept([left := attrs.evolve(job, id=random_id(), tenant="leaving")], time.time())
+    sentinel.record.cancel(left.id, "leaving", time.time())
+    assert sentinel.record.find_callback(left.id)
+    assert sentinel.record.remove_tenant("leaving")
+    async with sentinel.working():
+        with trio.fail_after(5):
+            while (state := sentinel.record.find_callback(left.id)) is None or state.status == "pending":
+                await trio.sleep(0.01)
+    assert (state.status, state.last_error) == ("failed", "the tenant is gone")
+    assert sentinel.record.attempts(left.id) == []
+
+
+async def test_a_server_key_that_is_not_here_does_not_end_the_worker(sentinel: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback waits while the server key in force is not on the worker's machine, and is sent when it has come there."""
+    sentinel.record.allow_network("demo", "127.0.0.1/32")
+    monkeypatch.setattr("worker.callbacks.KEY_AGAIN_SECONDS", 0.02)
+    url = sentinel.settings.record
+    keys = open_keyring(url).path
+    here, elsewhere = keys.read_text(), "n" * 32
+    async with sentinel.working():
+        sentinel.record.accept([first := api_job()], time.time())
+        await sentinel.wait_for(first.id, ended)
+        other = open_record(url, keyring=open_keyring(url, Secret(f"{elsewhere},{here.strip()}")))
+        other.rotate_server_key()
+        other.close()
+        sentinel.record.accept([job := api_job(callback_url=sentinel.stand_in.base("caller"))], time.time())
+        with trio.fail_after(5):
+            while (state := sentinel.record.find_callback(job.id)) is None or state.last_error is None:
+                await trio.sleep(0.01)
+        assert (state.status, state.last_error) == ("pending", "the secret that signs it cannot be read now")
+        keys.write_text(f"{elsewhere}\n{here}")
+        assert await wait_for_log(sentinel, job.id, 1) == [(200, "delivered")]
 
 
 @pytest.mark.parametrize("attempts", range(1, len(CALLBACK_DELAYS_SECONDS) + 1))
