@@ -37,7 +37,9 @@ class Request:
         return self.headers.get(name, "")
 
     def parameters(self) -> dict[str, str]:
-        """The query's fields; of a repeated one the last. Raises BadInput for more than 100 fields."""
+        """The query's fields; of a repeated one the last. Raises BadInput for more than 100 fields and for NUL."""
+        if "%00" in self.query:
+            raise BadInput("The query has a NUL character.")
         try:
             return dict(parse_qsl(self.query, keep_blank_values=True, max_num_fields=100))
         except ValueError:

@@ -504,7 +504,8 @@ class TestList:
         """A parameter that does not exist or has a value that is not allowed is 400 and named."""
         for query, name in REFUSED_QUERIES:
             check_problem(await api.call("GET", f"/v1/jobs?{query}"), 400, name)
-        check_problem(await api.call("GET", "/v1/jobs?after=%00"), 404)
+        for name in ("after", "channel", "external_id"):
+            check_problem(await api.call("GET", f"/v1/jobs?{name}=a%00b"), 400, "NUL")
 
 
 class Blind:
