@@ -34,6 +34,8 @@ class Claiming:
     _dispatched: bool = False
     _asked_record: float = float("-inf")
     _taken: list[str] = attrs.field(factory=list)
+    # Its own: names that somebody's callbacks have us look up may hold all threads of the common pool for long.
+    _ringing: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
     def close(self) -> None:
         """Give the connections back that are not the record's."""
@@ -75,7 +77,7 @@ class Claiming:
                 if not await self.keeper.wait(IDLE_SECONDS):
                     self._asked_record = float("-inf")
             elif self.bell is not None:
-                await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2))
+                await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2), limiter=self._ringing)
             else:
                 await trio.sleep(LOOK_SECONDS)
         except Unavailable:

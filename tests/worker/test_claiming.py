@@ -1,5 +1,6 @@
 """Where jobs come from, on a true PostgreSQL and Redis: by id while Redis is there, from the table at once when it is not."""
 
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -8,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from sentinel.chaos.servers import RedisServer, new_redis
 from sentinel.dispatch import Dispatch
@@ -135,3 +137,23 @@ async def test_suspects_are_found_although_redis_knows_none(server, tmp_path):
             work.record.bury(gone, time.time())
             work.record.reap(time.time())
         assert [claim.job.id for claim in await work.next()] == [job_id]
+
+
+async def test_a_full_pool_of_threads_does_not_hold_up_the_bell():
+    """The wait for new jobs has a thread of its own: look-ups of names that hang take none from it."""
+
+    class Ringing:
+        def wait(self, _seconds: float) -> bool:
+            return True
+
+    claiming = Claiming(None, bell=Ringing())  # type: ignore[arg-type]
+    hang, pool = threading.Event(), trio.to_thread.current_default_thread_limiter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(int(pool.total_tokens)):
+            nursery.start_soon(trio.to_thread.run_sync, hang.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        try:
+            with trio.fail_after(2):
+                await claiming.wait()
+        finally:
+            hang.set()
