@@ -75,7 +75,8 @@ class Gateway:
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not reach the others; the operator gets everything
-            log.exception("request.crashed", method=request.method, path=request.path[:100], error=error)
+            place = "/".join(request.path[:100].split("/")[:4])  # without the secret that may follow a source's name
+            log.exception("request.crashed", method=request.method, path=place, error=error)
             return problem(SentinelError("Internal error."))
         finally:
             self.in_flight -= 1

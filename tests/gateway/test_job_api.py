@@ -622,6 +622,15 @@ class TestEverywhere:
         assert (await broken.call("GET", "/healthz")).status == 200
         assert broken.gateway.in_flight == 0
 
+    async def test_a_fault_of_ours_tells_no_secret(self, api: Api, capsys: pytest.CaptureFixture[str]):
+        """What is logged of a request that crashed has nothing of the secret that may follow the source's name in its URL."""
+        broken = Api(attrs.evolve(api.gateway, webhooks=None), api.key)
+        check_problem(await broken.call("POST", "/webhooks/salesforce/shop/canary-8d1e"), 500)
+        logged = capsys.readouterr().err
+        assert "request.crashed" in logged
+        assert "/webhooks/salesforce/shop" in logged
+        assert "canary-8d1e" not in logged
+
     async def test_the_record_is_locked(self, api: Api, record: Record):
         """A write that the record does not take is 503 with Retry-After; reading goes on."""
         job_id = await api.submit()
