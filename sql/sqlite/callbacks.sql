@@ -54,8 +54,8 @@ INSERT INTO gone_receivers(tenant, url, gone_at) VALUES (:tenant, :url, :now) ON
 DELETE FROM gone_receivers WHERE (tenant, url) IN (SELECT tenant, url FROM callbacks WHERE job_id = :id)
 
 -- name: retry_callback
-UPDATE callbacks SET state = 'pending', attempts = 0, next_at = :now, last_error = NULL, settled_at = NULL
-WHERE job_id = :id AND lease_token IS NULL
+UPDATE callbacks SET state = 'pending', attempts = 0, next_at = :now, last_error = NULL, settled_at = NULL, lease_token = NULL
+WHERE job_id = :id AND (lease_token IS NULL OR next_at <= :now)
 
 -- name: prune_callback_attempts
 DELETE FROM callback_attempts WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)

@@ -801,6 +801,16 @@ class TestCallbacks:
         bench.end(claim, State.SUCCEEDED)
         assert bench.record.find_callback(claim.job.id) is None
 
+    def test_a_dead_senders_can_be_retried_by_hand(self, bench, dead_process):
+        """A callback whose sender has died can be sent again by hand once its lease is over."""
+        job_id = end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        (old,) = bench.record.claim_callbacks(9, 30, NOW)
+        assert not bench.record.retry_callback(job_id, NOW + 29)
+        assert bench.record.retry_callback(job_id, NOW + 30)
+        assert not bench.record.settle_callback(old, Attempt("delivered"), NOW + 31)
+        (again,) = bench.record.claim_callbacks(9, 30, NOW + 31)
+        assert (again.job_id, again.attempts) == (job_id, 1)
+
     def test_leased_then_back(self, bench, dead_process):
         """A claimed callback is nobody else's until its lease is over; then the old claim is worth nothing."""
         job_id = end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
