@@ -15,8 +15,8 @@ from sentinel.billing import Billing
 from sentinel.conversation_api import ConversationApi
 from sentinel.directory import DirectoryFollower
 from sentinel.directory_copy import DirectoryCopy
+from sentinel.dispatch import open_shared_count
 from sentinel.dispatch.keeper import open_keeper
-from sentinel.dispatch.limits import RedisLimits
 from sentinel.dispatch.offers import open_offers
 from sentinel.edge.limits import Limiter
 from sentinel.edge.plans import parse_line
@@ -158,7 +158,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
         usage = UsageFollower(reader, admission)
         await usage.start()
-        limits = SharedLimits(RedisLimits(settings.redis), admission.limiter) if settings.redis else None
+        limits = SharedLimits(open_shared_count(settings.redis), admission.limiter) if settings.redis else None
         opened.callback(limits.limits.close if limits else lambda: None)
         keeper = open_keeper(settings.redis, reader)
         offers = open_offers(keeper, reader)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import attrs
 import trio
 
-from sentinel.dispatch.limits import RedisLimits
+from sentinel.dispatch import SharedCount
 from sentinel.edge.breaker import Breaker
 from sentinel.edge.gcra import SECOND_NS
 from sentinel.edge.limits import Bucket, Limiter
@@ -31,7 +31,7 @@ LONG_AGO_NS = 2 * SECOND_NS
 class SharedLimits:
     """Tells Redis what a limiter has let in, and corrects the limiter by what all have."""
 
-    limits: RedisLimits
+    limits: SharedCount
     limiter: Limiter
     clock_ns: Callable[[], int] = time.monotonic_ns
     breaker: Breaker = attrs.field(factory=Breaker)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,10 @@ def test_the_configured_record_has_the_configured_keys(path: Path) -> None:
     for call in calls:
         if isinstance(call.func, ast.Name) and call.func.id == "open_record" and "settings.record" in map(ast.unparse, call.args):
             assert "keyring" in {keyword.arg for keyword in call.keywords}, "use configured_record(settings)"
+
+
+def test_what_is_optional_need_not_be_installed() -> None:
+    """The gateway, the command line and the worker's loop are imported without the packages of any extra."""
+    hidden = "; ".join(f"sys.modules[{name!r}] = None" for name in ("redis", "psycopg", "llama_cpp", "numpy", "jinja2"))
+    code = f"import sys; {hidden}; import sentinel.cli, sentinel.asgi, sentinel.serve, worker.main"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

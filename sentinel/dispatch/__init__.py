@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from sentinel.edge.gcra import Rate
+from sentinel.edge.limits import LimitKey
 from sentinel.errors import SettingsError, Unavailable
 from sentinel.model import Hint
 
@@ -78,6 +80,20 @@ class Dispatch(Protocol):
         """Give the connections back. What waits in another thread is woken with Unavailable."""
 
 
+class SharedCount(Protocol):
+    """How much of each rate limit all gateways together have used. Synchronous, one thread at a time."""
+
+    def tell(self, news: Sequence[tuple[LimitKey, Rate, int]]) -> list[int]:
+        """
+        Add what was let in here to each limit; by how many nanoseconds all together are ahead of now.
+
+        Raises Unavailable within a bounded time; whether it was added is then unknown.
+        """
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
 def open_dispatch(url: str, timeout_seconds: float = 0.5) -> Dispatch:
     """The dispatch at that URL (`redis://` or `rediss://`). Connects when it is first used, so it opens while Redis is down too."""
     if url.partition("://")[0] in ("redis", "rediss"):
@@ -85,3 +101,10 @@ def open_dispatch(url: str, timeout_seconds: float = 0.5) -> Dispatch:
 
         return RedisDispatch(url, timeout_seconds)
     raise SettingsError("The dispatch's URL must begin with redis:// or rediss://.")
+
+
+def open_shared_count(url: str) -> SharedCount:
+    """The count in the Redis at that URL. Connects when it is first used."""
+    from sentinel.dispatch.limits import RedisLimits
+
+    return RedisLimits(url)
