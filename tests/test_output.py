@@ -54,6 +54,7 @@ INSIDE = (
         "http://0177.0.0.1/",
         "http://127.1:80/",
     ),
+    *("http://１２７.0.0.1/", "http://127。0。0。1/", "http://ⓛocalhost/", "http://10.0.0.1%00/", "http://[fe80::1%25eth0]/"),  # noqa: RUF001
     *("https://db.internal/x", "http://printer.local/", "https://jira.corp/browse/A-1", "http://web.default.svc.cluster.local/"),
     *(
         "http://redis:6379/",

@@ -6,6 +6,7 @@ Unlike the signs of `screening`, these rules are exact: a model can be talked in
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
 from urllib.parse import unquote
@@ -87,8 +88,8 @@ def check_output(text: str, secrets: Iterable[str] = (), inside_hosts: Collectio
 def leads_inside(url: str, allowed: Collection[str] = ()) -> bool:
     """Whether the host of a link is one of an inside network, by its name or its number, and not allowed; nothing is looked up."""
     rest = url.partition("://")[2]
-    host_and_port = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
-    target = parse_url("http://" + unquote(host_and_port).rstrip(".,;:!)"))
+    host_and_port = _as_browsers_read(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    target = parse_url("http://" + host_and_port)
     if target is not None and target.host in allowed:
         return False
     if target is None:
@@ -96,6 +97,12 @@ def leads_inside(url: str, allowed: Collection[str] = ()) -> bool:
     if ":" in target.host or re.fullmatch(r"[0-9.]+", target.host):
         return not is_public(target.host)
     return _INSIDE_NAMES.fullmatch(target.host) is not None
+
+
+def _as_browsers_read(host_and_port: str) -> str:
+    """The host in plain letters and digits: full-width and circled ones, and the other dots, mean the same (UTS 46); no zone."""
+    plain = unicodedata.normalize("NFKC", unquote(host_and_port)).replace("\u3002", ".")
+    return re.sub(r"[\x00-\x20].*|%[^\]]*", "", plain).rstrip(".,;:!)")
 
 
 def _is_odd_number(host_and_port: str) -> bool:
