@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from sentinel.edge.checks import CHECKS, Asking, Caller, Check, Treatment, first_no
+from sentinel.edge.checks import CHECKS, Asking, Caller, Check, Treatment, first_no, quota
 from sentinel.edge.limits import Bucket, Limiter, LimitKey
 from sentinel.edge.plans import UNLIMITED, Terms
 from sentinel.edge.quota import Account, Ledger, month_of
@@ -48,6 +48,7 @@ class Passage:
 
 
 PASSES = Passage()
+USED_UP = Passage(told=quota.__name__)  # only platforms of chats send several messages together
 
 
 @attrs.frozen
@@ -114,10 +115,13 @@ class Admission:
     def _let_in(self, asking: Asking, arrival: Arrival) -> Admitted:
         limits, terms = asking.limits, asking.terms
         whole = self._passage(asking, REQUEST_CHECKS, arrival.caller)
-        passages, accounts = [], []
+        passages: list[Passage] = []
+        accounts: list[tuple[Account, ...]] = []
         for sender in arrival.senders:
             end_user = f"{arrival.way}/{sender}" if sender else ""
             passage = whole if whole.told else self._person(asking, arrival.caller, end_user, whole)
+            if accounts and not passage.told and self._is_used_up(asking):
+                passage = USED_UP
             if not passage.told:
                 accounts.append(self._count(asking.tenant, end_user, terms))
             passages.append(passage)
@@ -126,6 +130,11 @@ class Admission:
         metering = Metering.USER if terms.counts_users else Metering.TENANT
         headers = self._headers(limits, asking.now_ns) if arrival.caller is Caller.API else ()
         return Admitted(passages, metering, headers, accounts)
+
+    def _is_used_up(self, asking: Asking) -> bool:
+        """Whether the tenant's quota has ended within a batch, with the jobs of it that were let in before."""
+        asking.end_user = ""
+        return quota(asking) is not None
 
     def _person(self, asking: Asking, caller: Caller, end_user: str, whole: Passage) -> Passage:
         """What the checks of one person say, where somebody is named."""

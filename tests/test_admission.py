@@ -195,6 +195,13 @@ class TestRate:
         assert waits == [0, 600, 1200, 1800, 2400, 3000, 3600, 4200]
         assert DELAY_SECONDS_MAX == 3600
 
+    @pytest.mark.parametrize("left", [1, 3, 9, 10, 11])
+    def test_a_quota_that_ends_within_a_batch(self, left: int) -> None:
+        """Of ten messages in one webhook as many are let in as are left, and the senders of the others are told."""
+        made = admission(Terms(jobs=100), used={Account("acme"): Used(100 - left, 0)})
+        passages = made.admit(arrival(Caller.CHAT, *map(str, range(10))), NOW).passages
+        assert [passage.told for passage in passages] == [""] * min(left, 10) + ["quota"] * (10 - min(left, 10))
+
     def test_one_webhook_with_more_than_the_limit(self) -> None:
         """A batch larger than the limit passes when nothing is owed, and is paid off afterwards: else it could never pass."""
         made = admission(Terms(tenant_rate=Rate(10, 10)))

@@ -121,7 +121,7 @@ def quota(asking: Asking) -> No | None:
         return None
     account, whose = Account(asking.tenant, asking.end_user), "of one person" if asking.end_user else "of this account"
     ledger, processes = asking.ledger, asking.limiter.processes
-    if jobs is not None and ledger.jobs_left(account, jobs, processes) < max(1, min(asking.jobs, jobs)):
+    if jobs is not None and ledger.jobs_left(account, jobs, processes) < 1:
         return _used_up(f"The {jobs} jobs a month {whose} are used up.", asking.now)
     if tokens is not None and ledger.used(account).tokens >= tokens:
         return _used_up(f"The {tokens} tokens a month {whose} are used up.", asking.now)
