@@ -6,7 +6,7 @@ import pytest
 
 from sentinel import payload
 from sentinel.channels.whatsapp import channel
-from sentinel.errors import Forged
+from sentinel.errors import BadInput, Forged
 from sentinel.http import Request
 from sentinel.model import Outcome, Source
 
@@ -59,7 +59,7 @@ class TestHandshake:
             ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=w", "v"),
             ("hub.mode=unsubscribe&hub.challenge=1&hub.verify_token=v", "v"),
             ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=", ""),
-            ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=%ED%A0%80%00", "v"),
+            ("hub.mode=subscribe&hub.challenge=1&hub.verify_token=%ED%A0%80", "v"),
             ("hub.mode=subscribe&hub.challenge=1", "v"),
         ],
     )
@@ -67,6 +67,11 @@ class TestHandshake:
         """A wrong mode, a wrong token and a token that was never configured are refused."""
         with pytest.raises(Forged):
             channel.handshake(Request("GET", "/", query), Source("default", "whatsapp", "shop", {"verify_token": token}))
+
+    def test_a_token_with_a_nul_is_no_token(self):
+        """A query with U+0000 is bad before anything in it is looked at."""
+        with pytest.raises(BadInput):
+            channel.handshake(Request("GET", "/", "hub.mode=subscribe&hub.challenge=1&hub.verify_token=v%00"), SOURCE)
 
 
 class TestParse:
