@@ -236,7 +236,9 @@ async def test_accuracy(tmp_path: Path, redis: RedisServer, way: str, processes:
         answers = await flood(servers[:1] if "one side" in way else servers, source, seconds, 5 * rate.count)
     allowed = rate.count + rate.count * seconds / rate.seconds
     print(f"limits: {way} {processes}: admitted/limit {answers[200] / allowed:.4f}, {dict(answers)}")
+    late = answers.pop(503, 0)  # a commit that a busy disk did not make in time; its sender is told to come again
     assert answers.keys() == {200, 429}
+    assert late <= 15
     assert answers[429] > allowed
     assert within[0] <= answers[200] / allowed <= within[1]
     record.close()
