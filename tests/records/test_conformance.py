@@ -27,6 +27,7 @@ from sentinel.records import (
     Reply,
 )
 from sentinel.records.callbacks import CALLBACKS_PER_HOST, CALLBACKS_PER_TENANT, Attempt, CallbackState
+from sentinel.records.queries import load_migrations
 from sentinel.standard_webhooks import in_force
 from tests.records.conftest import NOW, TENANT, Bench, new_job, open_store
 
@@ -1362,6 +1363,13 @@ class Machine(RuleBasedStateMachine):
         leases = {lease.job_id: (lease.lease_token, lease.cancelled) for lease in self.record.leases(self.worker)}
         running = {job_id: job for job_id, job in self.jobs.items() if job.state is State.RUNNING}
         assert leases == {job_id: (job.token, job.cancelled) for job_id, job in running.items()}
+
+
+@pytest.mark.parametrize("dialect", ["postgres", "sqlite", "spool"])
+def test_migrations_have_numbers_of_their_own(dialect):
+    """A number that stands twice would be applied once, and one that is missing would be looked for in vain."""
+    numbers = [number for number, _, _ in load_migrations(dialect)]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_every_history(fresh_url, request):
