@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 
 from sentinel import payload
-from sentinel.errors import BadInput, GenerationFailed, RefusedAddress, SendFailed
+from sentinel.errors import BadInput, GenerationFailed, HostRests, RefusedAddress, SendFailed
 from sentinel.model import Outgoing
 from worker.json_schema import read_schema
 from worker.tools import OutcomeUnknown, Repeat, Surroundings, Tool, ToolFailed, tools
@@ -42,8 +42,8 @@ class DeclaredTool(Tool):
     async def run(self, arguments: Mapping[str, Any], around: Surroundings) -> str:
         """The answer's text. The key goes along as Idempotency-Key, for servers that know it."""
         try:
-            answer = await around.outbound.send(self.request(arguments, around.key), around.networks)
-        except RefusedAddress as error:
+            answer = await around.outbound.send(self.request(arguments, around.key), around.networks, around.tenant)
+        except (RefusedAddress, HostRests) as error:  # nothing was sent
             raise ToolFailed(error.detail) from None
         except SendFailed as error:
             raise (ToolFailed if self.repeat is not Repeat.NEVER else OutcomeUnknown)(error.detail) from None

@@ -155,6 +155,7 @@ class ToolLoop:
         hosts = self.source.setting("fetch_hosts") if self.source else ""
         return Surroundings(
             key=f"{job.id}:{effect.step}",
+            tenant=job.tenant,
             chat=job.chat,
             store=self.store,
             outbound=self.outbound,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.errors import BadInput, SendFailed
+from sentinel.errors import BadInput, HostRests, SendFailed
 from sentinel.job_request import API_TOOLS
 from sentinel.model import Chat, Outgoing
 from sentinel.outbound import Answer
@@ -33,9 +33,11 @@ class ScriptedOutbound:
 
     answer: Callable[[Outgoing], Answer] = lambda _outgoing: PAGE
     sent: list[Outgoing] = attrs.field(factory=list)
+    tenants: list[str] = attrs.field(factory=list)
 
-    async def send(self, outgoing: Outgoing, networks: object = ()) -> Answer:
+    async def send(self, outgoing: Outgoing, networks: object = (), tenant: str = "") -> Answer:
         self.sent.append(outgoing)
+        self.tenants.append(tenant)
         return self.answer(outgoing)
 
 
@@ -46,7 +48,7 @@ def outside() -> ScriptedOutbound:
 
 @pytest.fixture
 def around(record: Record, outside: ScriptedOutbound) -> Surroundings:
-    return Surroundings("job:1", CHAT, Store(record), outside, now=1_700_000_000.0)  # type: ignore[arg-type]
+    return Surroundings("job:1", "default", CHAT, Store(record), outside, now=1_700_000_000.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(tools()))
@@ -159,6 +161,7 @@ class TestFetch:
         assert await tools()["fetch"].run({"url": "https://a.example/x"}, around) == "T\nHello you"
         (sent,) = outside.sent
         assert (sent.guarded, sent.method, sent.url) == (True, "GET", "https://a.example/x")
+        assert outside.tenants == ["default"]  # else one tenant's failing pages would shut the way for all
 
     @pytest.mark.parametrize(
         "answer",
@@ -249,6 +252,7 @@ class TestDeclared:
         arguments = {"customer": "a", "count": 1}
         outside.answer = lambda _outgoing: Answer(200, {}, b'{"id": 7}')
         assert await declared().run(arguments, around) == '{"id": 7}'
+        assert outside.tenants == ["default"]
         outside.answer = lambda _outgoing: Answer(500, {}, b"oops")
         with pytest.raises(ToolFailed, match="500"):
             await declared().run(arguments, around)
@@ -261,6 +265,13 @@ class TestDeclared:
             await declared().run(arguments, around)
         with pytest.raises(ToolFailed):
             await declared(repeat="keyed").run(arguments, around)
+
+        def rests(_outgoing: Outgoing) -> Answer:
+            raise HostRests("The receiver is left alone.", 1.0)
+
+        outside.answer = rests
+        with pytest.raises(ToolFailed):  # nothing was sent, whatever the tool does
+            await declared().run(arguments, around)
 
     @pytest.mark.parametrize(
         ("change", "named"),

@@ -42,6 +42,7 @@ class Surroundings:
     """What a tool may use. `key` is the same whenever the same call is repeated; `chat` is None for a job without one."""
 
     key: str
+    tenant: str
     chat: Chat | None
     store: Store
     outbound: Outbound

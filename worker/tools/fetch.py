@@ -48,7 +48,7 @@ async def _get(url: str, around: Surroundings) -> Answer:
         raise ToolFailed("Pages of this host may not be read.")
     try:
         headers = {"accept": "text/html, text/plain, application/json"}
-        return await around.outbound.send(Outgoing(url, b"", headers, "GET", guarded=True), around.networks)
+        return await around.outbound.send(Outgoing(url, b"", headers, "GET", guarded=True), around.networks, around.tenant)
     except (SendFailed, RefusedAddress) as error:
         raise ToolFailed(error.detail) from None
 
