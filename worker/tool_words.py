@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sentinel.channels import find_channel
 from sentinel.model import Source
 from worker.declared_tools import DeclaredTool
 from worker.engine import Message
 from worker.json_schema import write_json
+from worker.output_check import own_secrets
 from worker.tools import Tool
 
 NONE = "none"
@@ -72,7 +72,4 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 def secrets_of(source: Source | None, tools: Mapping[str, Tool]) -> list[str]:
     """What no prompt may hold: the source's secrets, its declared tools' headers, and these without the word before a token."""
     headers = [value for tool in tools.values() if isinstance(tool, DeclaredTool) for value in tool.headers.values()]
-    found = [*headers, *(header.partition(" ")[2] for header in headers)]
-    if source is not None:
-        found += [source.setting(setting.key) for setting in find_channel(source.channel).settings if setting.secret]
-    return found
+    return [*headers, *(header.partition(" ")[2] for header in headers), *(own_secrets(source) if source else ())]

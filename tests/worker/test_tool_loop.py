@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from sentinel.http import json_response
-from sentinel.model import State
+from sentinel.model import Source, State
 from sentinel.stand_in import Delivery
 from tests.conftest import Sentinel, ended
 from tests.worker.conftest import ScriptedEngine, api_job
 from tests.worker.needs import unless_installed
 from tests.worker.test_memory import CHAT, change, message, talk
-from worker.tool_words import bounded, without_secrets
+from worker.tool_words import bounded, secrets_of, without_secrets
 
 CALCULATE: list[Any] = [{"tool": "calculator"}, {"expression": "6*7"}]
 NO_TOOL: dict[str, Any] = {"tool": "none"}
@@ -206,6 +206,8 @@ def test_words() -> None:
     assert bounded("abc", 3) == "abc"
     assert len(bounded("x" * 100, 20)) == 20
     assert without_secrets("a hush-hush b on", ["hush-hush", "on", ""]) == "a ••• b on"
+    rotating = Source("default", "telegram", "bot", {"bot_token": "the new one", "bot_token_previous": "the old one"})
+    assert secrets_of(rotating, {}) == ["the new one", "the old one"]
 
 
 @unless_installed("llama_cpp", model=True)
