@@ -151,7 +151,15 @@ class Jobs:
         except Exception as error:  # noqa: BLE001  a fault in one job is that job's; it is tried again, then kept for a person
             log.exception("job.crashed", job=claim.job.id, error=error)
             ending = _again(claim, describe(error))
-        return ending if running.answered or ending.state is not State.FAILED else await self._apologise(running, ending)
+        if running.answered or ending.state is not State.FAILED:
+            return ending
+        try:
+            return await self._apologise(running, ending)
+        except (LeaseLost, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  an apology must not cost the others their worker
+            log.exception("job.apology_crashed", job=claim.job.id, error=error)
+            return ending
 
     async def _apologise(self, running: Running, ending: Ending) -> Ending:
         """Deliver an apology by way of the outbox, where there is a chat to say it in; the ending stays a failure."""

@@ -125,6 +125,21 @@ async def test_an_apology_after_the_last_attempt(sentinel: Sentinel, engine: Scr
     assert sentinel.record.memory(CHAT).turns == ()
 
 
+async def test_an_apology_that_breaks(sentinel: Sentinel, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in an apology is that job's, which stays failed with its own reason; the worker goes on with the next."""
+
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError
+
+    engine.answers = [GenerationFailed("the prompt is too long"), "fine"]
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.jobs.apology_text", broken)
+        (failed, answered) = await talk(sentinel, message("1"), message("2"))
+    assert (failed.state, failed.last_error) == (State.FAILED, "the prompt is too long")
+    assert answered.state is State.SUCCEEDED
+    assert [delivery.text for delivery in sentinel.stand_in.of("telegram")] == ["fine"]
+
+
 async def test_none_while_there_is_hope(sentinel: Sentinel, engine: ScriptedEngine) -> None:
     """An attempt that is followed by another apologises for nothing."""
     engine.answers = [ZeroDivisionError("oops"), "recovered"]
