@@ -112,6 +112,7 @@ class _Answer:
     prompt_tokens: int
     tokens: int = 0
     pieces: list[str] = attrs.field(factory=list)
+    characters: int = 0
     finish_reason: str = ""
     stops: StopStrings = attrs.field(init=False)
 
@@ -143,8 +144,9 @@ class _Answer:
         text, stopped = self.stops.feed(piece, is_last=is_last)
         if text:
             self.pieces.append(text)
+            self.characters += len(text)
             self.progress(self.tokens, text)
-        if sum(map(len, self.pieces)) > self.prompt.tokens_max * ANSWER_CHARACTERS_PER_TOKEN_MAX:
+        if self.characters > self.prompt.tokens_max * ANSWER_CHARACTERS_PER_TOKEN_MAX:
             raise GenerationFailed("The model's server does not keep the bound on the answer's tokens.")
         return stopped
 
