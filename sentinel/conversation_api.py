@@ -62,16 +62,7 @@ class ConversationApi:
         """The chats in which a person answers, the longest first."""
         tenant = self.directory.authenticate(request, JOBS_READ).tenant
         held = await self.store.read(self.store.record.held, tenant)
-        data = [
-            {
-                "channel": one.chat.channel,
-                "source": one.chat.source,
-                "conversation": one.chat.conversation,
-                "held_at": iso(one.held_at),
-            }
-            for one in held
-        ]
-        return json_response(200, {"object": "list", "data": data})
+        return json_response(200, {"object": "list", "data": [_held_document(one) for one in held]})
 
     async def _erase(self, request: Request, now: float, conversation: str | None = None, sender: str | None = None) -> Response:
         """202: what is kept of the conversation or the sender will be erased; the query may name one channel and source."""
