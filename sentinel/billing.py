@@ -14,8 +14,6 @@ from sentinel.logs import log
 from sentinel.model import DEFAULT_TENANT, Source
 from sentinel.records import Store
 
-BILLING = "billing"  # the value of a source's setting `kind`
-
 
 @attrs.frozen(eq=False)
 class Billing:

@@ -22,6 +22,7 @@ WHEN: Schema = {"type": ["string", "null"], "format": "date-time"}
 _PROBLEMS = {
     "400": "The request is not understood; `detail` names what is wrong.",
     "401": "The API key is missing, unknown or revoked.",
+    "402": "The subscription has ended, or is not paid.",
     "403": "The key may not do this, or the tenant is suspended.",
     "404": "There is nothing of that id for this key's tenant.",
     "413": "The body is too large.",
@@ -30,7 +31,7 @@ _PROBLEMS = {
     "429": "A limit of the plan is reached; see Retry-After.",
     "503": "It cannot be kept just now; send it again after Retry-After.",
 }
-_ASKED, _WRITTEN = ("400", "401", "403", "404", "503"), ("400", "401", "403", "413", "415", "422", "429", "503")
+_ASKED, _WRITTEN = ("400", "401", "403", "404", "503"), ("400", "401", "402", "403", "413", "415", "422", "429", "503")
 
 
 def _object(required: Sequence[str], **properties: Schema) -> Schema:

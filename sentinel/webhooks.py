@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 
 from sentinel.admission import Admission, Admitted, Arrival, Passage
-from sentinel.billing import BILLING, Billing
+from sentinel.billing import Billing
 from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
+from sentinel.edge.billing import KIND as BILLING
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
 from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, UnsupportedMedia
 from sentinel.http import Request, Response

@@ -15,13 +15,14 @@ from sentinel.channels import Channel, Received, Setting
 from sentinel.channels.shared.reading import dig, fingerprint, first_text, short_id, text_at, unclear
 from sentinel.channels.shared.sending import judge_status, post_json, split_text
 from sentinel.channels.shared.signing import BY_PREVIOUS, check_signature, hmac_hex, known_secret, secrets_of
+from sentinel.edge.billing import KIND as BILLING
 from sentinel.edge.checks import Caller
 from sentinel.errors import BadInput, Forged, SettingsError
 from sentinel.http import Request
 from sentinel.model import Event, Outgoing, Source, Verdict
 
 STANDARD = "standard-webhooks"
-JOBS, BILLING = "jobs", "billing"
+JOBS = "jobs"
 PART_MAX = 1_000_000
 TEXT_FIELDS = ("text", "message", "input", "prompt")
 

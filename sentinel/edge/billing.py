@@ -17,6 +17,7 @@ from sentinel.edge.plans import UNLIMITED, Terms, parse_terms
 from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.errors import BadInput
 
+KIND = "billing"  # the setting `kind` of a source that sends these
 FIELDS = ("tenant", "plan", "status", "valid_until", "event_time", "terms")
 AHEAD_SECONDS_MAX = 300.0  # an event from the future would shut out all that come after it
 NAME_MAX = 64

@@ -22,6 +22,7 @@ from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.gateway import Gateway, open_gateway
 from sentinel.http import HEADERS_MAX, Request, Response
 from sentinel.model import Job, Key, Source, State
+from sentinel.openapi import openapi
 from sentinel.records import JobFilter, Record
 from sentinel.settings import Settings
 from sentinel.status_codes import CANCEL, LIST, ROUTES, SHOW, SUBMIT, TABLE, Row, page
@@ -311,3 +312,12 @@ def test_every_row_is_provoked() -> None:
     """This file knows how to provoke every row that webhooks meet."""
     assert {row.name for row in TABLE if row.webhooks} == WEBHOOKS.keys() | set(WIRE)
     assert {route for row in TABLE for route in row.routes} == {SUBMIT, LIST, SHOW, CANCEL}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_description_knows_every_answer(route: str) -> None:
+    """What a check answers on a route of the job API stands in /openapi.json, but for what every route answers alike."""
+    method, path = route.split(" ")
+    operation = openapi()["paths"][path.replace("{id}", "{job_id}")][method.lower()]
+    answers = {row.error.status for row in TABLE if row.error is not None and route in row.routes and not row.early}
+    assert {str(status) for status in answers - {405}} <= operation["responses"].keys()
