@@ -11,7 +11,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from sentinel.edge.forwarded import read_opening
+from sentinel.edge.forwarded import is_proxy, read_opening
 from sentinel.errors import BadInput, SentinelError, TooSlow, Unavailable
 from sentinel.http import Request, Response, problem
 from sentinel.http1 import Reader, encode_response
@@ -183,7 +183,8 @@ class Connection:
 
     def _is_now_of(self, client: str) -> bool:
         """Count the connection as this client's, and not as its proxy's; False if the client has all it may have."""
-        self._reader.client = client
+        reader = self._reader
+        reader.client, reader.from_proxy = client, is_proxy(client, self._lane.limits.proxies)
         return client == self.address or self._lane.rename(self, client)
 
     def _go_on(self) -> None:

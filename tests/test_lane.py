@@ -332,7 +332,7 @@ async def test_a_body_that_trickles_in_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 async def test_a_proxy_says_whose_connection_it_is() -> None:
-    """The client that a configured proxy names is the request's, and has the limit; from anybody else it is refused."""
+    """The client that a configured proxy names is the request's, and has the limit; nobody else can name one, nor that client."""
     seen: list[str] = []
 
     async def handle(request: Request) -> Response:
@@ -352,7 +352,7 @@ async def test_a_proxy_says_whose_connection_it_is() -> None:
         assert (await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")).startswith(b"HTTP/1.1 503 ")
         await held.aclose()
         await trio.sleep(0.05)
-        assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n")
+        assert b"200 OK" in await exchange(address, named + b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.8\r\n\r\n")
     async with open_lane(LIMITS, handle) as (_, address):
         assert (await exchange(address, named + GET)).startswith(b"HTTP/1.1 400 ")
         assert b"200 OK" in await exchange(address, b"GET /x HTTP/1.0\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n")
