@@ -5,6 +5,7 @@
 #   cli/                        commands and wiring, and nothing else
 #   demo.py stand_in.py supervisor.py   a round trip to look at; the platforms' stand-in; keeping processes alive
 #   serve.py listening.py lane.py connection.py http1.py asgi.py hypercorn_guard.py   sockets, the fast lane, Hypercorn behind it
+#   tls.py certificate.py       TLS on the lane's sockets; the pair of files, read again when it changes
 #   spike/                      a load test: the curve, the plot, the verdict
 #   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
 #   admin_api/ administration/   who administers, over HTTP or by commands: each move once, with its line in the audit

@@ -15,6 +15,7 @@ from sentinel.edge.forwarded import is_proxy, read_opening
 from sentinel.errors import BadInput, SentinelError, TooSlow, Unavailable
 from sentinel.http import Request, Response, problem
 from sentinel.http1 import Reader, encode_response
+from sentinel.tls import HANDSHAKE, TlsSocket
 
 if TYPE_CHECKING:
     from sentinel.lane import Lane
@@ -37,8 +38,8 @@ class Connection:
     """The state of one connection: what is being parsed, what waits for its answer or its reader, and when patience ends."""
 
     __slots__ = (
-        "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_seen",
-        "_socket", "_unread", "address", "closed", "deadline",
+        "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_secure",
+        "_seen", "_socket", "_unread", "address", "closed", "deadline",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, accepted: socket.socket, address: str, from_proxy: bool) -> None:
@@ -47,14 +48,14 @@ class Connection:
         self.deadline = lane.now + HEAD_SECONDS_MAX
         self._began = lane.now
         self._lane = lane
-        self._socket = accepted
+        self._socket: socket.socket | TlsSocket = accepted
         self._reader = Reader(lane.limits, self._may_hold)
         self._reader.client, self._reader.from_proxy = address, from_proxy
         self._first, self._opened = b"", False
         self._seen = ("idle", 0)
         self._held_bytes = 0
         self._out: memoryview | None = None  # what the socket did not take yet; nothing is read or begun before it is gone
-        self._busy = self._unread = self._hung_up = self._lingering = False
+        self._busy = self._unread = self._hung_up = self._lingering = self._secure = False
 
     @property
     def is_idle(self) -> bool:
@@ -165,21 +166,36 @@ class Connection:
         """What is for the reader of a connection's first bytes: nothing while they are too few, or if it goes elsewhere."""
         reader = self._reader
         try:
-            opening = read_opening(self._first + data, reader.from_proxy)
+            opening = read_opening(self._first + data, reader.from_proxy and not self._secure)
         except BadInput as error:
             reader.error = error
             return b""
         if opening is None:
             self._first += data
             return b""
-        self._first, self._opened = b"", True
+        self._first = b""
         if opening.client and not self._is_now_of(opening.client):
             reader.error = Unavailable("Too many connections.")
+        elif not self._secure and (opening.rest[:1] == HANDSHAKE or self._lane.tls is not None):
+            self._begin_tls(opening.rest)
         elif opening.http2:
             self.closed = True
             self._lane.hand_over_soon(self, self._socket, opening.rest)
-            return b""
-        return opening.rest
+        else:
+            self._opened = True
+            return opening.rest
+        return b""
+
+    def _begin_tls(self, data: bytes) -> None:
+        """Go on in TLS; whoever speaks it where it is not offered, or does not where it is, is sent away."""
+        if self._lane.tls is None:
+            self.close()
+        elif data[:1] != HANDSHAKE:
+            self._reader.error = BadInput("This address speaks TLS: use https.")
+        else:
+            assert isinstance(self._socket, socket.socket)
+            self._socket = TlsSocket(self._socket, self._lane.tls(), data)
+            self._secure = self._unread = self._hung_up = True  # what TLS holds, no poller tells: always read to the end
 
     def _is_now_of(self, client: str) -> bool:
         """Count the connection as this client's, and not as its proxy's; False if the client has all it may have."""

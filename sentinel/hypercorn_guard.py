@@ -17,6 +17,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from sentinel.logs import log
+from sentinel.tls import TlsStream
 
 SEND_SECONDS_MAX = 10.0
 AFTER_SECONDS_MAX = 1.0
@@ -62,7 +63,7 @@ class HandOver:
         self._config = config
         self._context = WorkerContext(None)
 
-    async def serve(self, stream: trio.SocketStream, data: bytes, client: str) -> None:
+    async def serve(self, stream: trio.SocketStream | TlsStream, data: bytes, client: str) -> None:
         """Serve the client's connection to its end, as if `data` had not been read from it yet."""
         replayed = cast(Any, _Replayed(stream, data, client))
         await GuardedTCPServer(self._application, self._config, self._context, cast(Any, {}), replayed)
@@ -91,7 +92,7 @@ class _Patient:
 class _Replayed(trio.abc.HalfCloseableStream):
     """A stream that gives what was read from it once more. Has the attribute that Hypercorn looks at besides a stream's own."""
 
-    def __init__(self, stream: trio.SocketStream, data: bytes, client: str) -> None:
+    def __init__(self, stream: trio.SocketStream | TlsStream, data: bytes, client: str) -> None:
         self._stream = stream
         self._data = data
         self.socket = _Named(stream.socket, client) if client else stream.socket
@@ -119,7 +120,7 @@ class _Replayed(trio.abc.HalfCloseableStream):
 class _Named:
     """The names of a socket's two ends, with the client's address where a proxy's would be."""
 
-    def __init__(self, socket: trio.socket.SocketType, client: str) -> None:
+    def __init__(self, socket: Any, client: str) -> None:
         self.family = trio.socket.AF_INET6 if ":" in client else trio.socket.AF_INET
         self._client = client
         self._server = socket.getsockname()

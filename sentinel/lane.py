@@ -1,6 +1,6 @@
 """The fast lane: connections of short HTTP/1.1 requests, from the socket to `Gateway.handle`, on trio, with a bound on everything.
 
-It offers no TLS, HTTP/2 or upgrade: a connection that begins with the HTTP/2 preface goes to Hypercorn with the bytes already read.
+It offers no HTTP/2 or upgrade: a connection that begins with the HTTP/2 preface goes to Hypercorn with the bytes already read.
 One task looks after all sockets with an epoll of its own; a request has a task of a pool only while it is handled.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import ssl
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from sentinel.errors import Unavailable
 from sentinel.http import Request, Response, problem
 from sentinel.http1 import Limits, encode_response
 from sentinel.logs import Outage, describe, log
+from sentinel.tls import TlsSocket, TlsStream
 
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
@@ -31,7 +33,7 @@ EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Handle = Callable[[Request], Awaitable[Response]]
-HandOver = Callable[[trio.SocketStream, bytes, str], Awaitable[None]]
+HandOver = Callable[[trio.SocketStream | TlsStream, bytes, str], Awaitable[None]]
 
 
 @attrs.define(eq=False)
@@ -40,13 +42,14 @@ class Lane:
     Serves connections until closed. `handle` answers a request; `hand_over` serves what is not for the lane.
 
     The latter gets the stream, what was read from it already, and the client's address ("" if it has none). Unless `alone`,
-    other processes accept from the same socket.
+    other processes accept from the same socket. With `tls`, which is asked for each connection, only TLS is spoken.
     """
 
     handle: Handle
     hand_over: HandOver
     limits: Limits
     alone: bool = True
+    tls: Callable[[], ssl.SSLContext] | None = None
     closing: bool = attrs.field(default=False, init=False)
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
     bodies_bytes: int = attrs.field(default=0, init=False)
@@ -127,7 +130,7 @@ class Lane:
             log.exception("connection.crashed", error=error)
             connection.close()
 
-    def watch_writable(self, connection: socket.socket) -> None:
+    def watch_writable(self, connection: socket.socket | TlsSocket) -> None:
         """Say when this socket takes more."""
         self._epoll.modify(connection, READABLE | select.EPOLLOUT)
 
@@ -163,7 +166,7 @@ class Lane:
     def _admit(self, accepted: socket.socket, address: str) -> None:
         if self.connections >= self.limits.connections or self._has_enough(address):
             self.turned_away += 1
-            _turn_away(accepted)
+            _turn_away(accepted, silently=self.tls is not None)
             return
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
@@ -260,16 +263,16 @@ class Lane:
         finally:
             self._busy -= 1
 
-    def hand_over_soon(self, connection: Connection, accepted: socket.socket, data: bytes) -> None:
+    def hand_over_soon(self, connection: Connection, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         """Have the other server go on with this connection."""
         self.handed_over += 1
         self._epoll.unregister(accepted)
         del self._served[accepted.fileno()]
         self._nursery.start_soon(self._serve_elsewhere, connection.address, accepted, data)
 
-    async def _serve_elsewhere(self, address: str, accepted: socket.socket, data: bytes) -> None:
+    async def _serve_elsewhere(self, address: str, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         try:
-            async with trio.SocketStream(trio.socket.from_stdlib_socket(accepted)) as stream:
+            async with _stream_of(accepted) as stream:
                 await self.hand_over(stream, data, address)
         except (OSError, trio.BrokenResourceError):
             pass  # the other side is gone
@@ -279,8 +282,17 @@ class Lane:
             self._release(address)
 
 
-def _turn_away(accepted: socket.socket) -> None:
-    """Answer 503 without reading, as far as that goes at once, and close."""
+def _stream_of(accepted: socket.socket | TlsSocket) -> trio.SocketStream | TlsStream:
+    if isinstance(accepted, TlsSocket):
+        return TlsStream(accepted)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+
+
+def _turn_away(accepted: socket.socket, *, silently: bool) -> None:
+    """Answer 503 without reading, as far as that goes at once, and close. Within TLS that would take a handshake first."""
+    if silently:
+        accepted.close()
+        return
     with accepted, suppress(OSError):
         accepted.setblocking(False)
         accepted.send(encode_response(problem(Unavailable("Too many connections.")), keep=False))

@@ -40,10 +40,11 @@ def is_inherited(bind: str) -> bool:
     return bind.startswith(("unix:", "fd://"))
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, secure: bool = False) -> str:
     """Where the socket listens, for people."""
     name = listener.getsockname()
-    return f"http://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
 
 
 def _bind_port(bind: str, shared: bool) -> socket.socket:

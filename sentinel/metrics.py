@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "sentinel_spool_jobs": Family("gauge", "jobs in the spool, which the record does not have yet"),
     "sentinel_dispatch_up": Family("gauge", "1 while Redis is used, 0 while its breaker is open"),
     "sentinel_loop_late_seconds": Family("gauge", "how late the event loop woke up, at worst in the last second"),
+    "sentinel_certificate_end_seconds": Family("gauge", "when the certificate ends, in seconds since the epoch"),
     "sentinel_jobs": Family("gauge", "jobs in the record", ("state",)),
     "sentinel_workers": Family("gauge", "workers that were seen lately", ("status",)),
     "sentinel_record_up": Family("gauge", "1 while the record answers"),

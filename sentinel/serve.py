@@ -16,6 +16,7 @@ from hypercorn.config import Config
 from sentinel.admin_api import open_admin_api
 from sentinel.administration import CheckSettings
 from sentinel.asgi import Application
+from sentinel.certificate import Certificate, open_certificate
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.forwarded import networks
 from sentinel.errors import SettingsError
@@ -27,6 +28,7 @@ from sentinel.listening import BACKLOG, is_inherited, open_listener, url_of
 from sentinel.logs import log
 from sentinel.settings import ADMIN_BIND, Settings, without_password
 from sentinel.stop import stop_requested
+from sentinel.tls import TlsStream
 
 HEADER_SECONDS_MAX = 5.0
 ADMIN_CONNECTIONS_MAX = 64
@@ -41,6 +43,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once it listens. `check_settings`: see Administrator."""
     config = _config(settings)
     shared = settings.processes > 1
+    certificate = open_certificate(settings)
     listener = open_listener(settings.bind, shared=shared)
     timer = threading.Timer(settings.grace_seconds + 1, _exit_hard)
     timer.daemon = True
@@ -53,11 +56,14 @@ async def serve(
             _open_admin_lane(settings, gateway.directory, check_settings, nursery),
         ):
             behind = HandOver(Application(gateway), config)
-            lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=not (shared and is_inherited(settings.bind)))
+            alone = not (shared and is_inherited(settings.bind))
+            lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=alone)
             _watch(lane, gateway)
+            if certificate is not None:
+                _begin_tls(lane, gateway, certificate)
             listener.listen(BACKLOG)
-            nursery.start_soon(lane.run, [listener])
-            urls = [url_of(listener)]
+            nursery.start_soon(_run_lane, lane, listener, certificate)
+            urls = [url_of(listener, secure=certificate is not None)]
             log.info("gateway.listening", urls=urls, record=without_password(settings.record))
             task_status.started(urls)
             await stop_requested()
@@ -105,7 +111,7 @@ def _admin_listener(settings: Settings) -> socket.socket | None:
     return listener
 
 
-async def _hang_up(stream: trio.SocketStream, _read: bytes, _client: str) -> None:
+async def _hang_up(stream: trio.SocketStream | TlsStream, _read: bytes, _client: str) -> None:
     """The admin API speaks HTTP/1.1 and nothing else."""
     await stream.aclose()
 
@@ -114,6 +120,22 @@ def _exit_hard() -> None:
     """Make sure of the end: Hypercorn waits for ever for a client that does not read its answer."""
     log.warning("gateway.exit_forced", reason="a client did not read its answer within the grace")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _run_lane(lane: Lane, listener: socket.socket, certificate: Certificate | None) -> None:
+    """Serve until the lane is closed, with a certificate that is followed as long."""
+    async with trio.open_nursery() as nursery:
+        if certificate is not None:
+            nursery.start_soon(certificate.follow)
+        await lane.run([listener])
+        nursery.cancel_scope.cancel()
+
+
+def _begin_tls(lane: Lane, gateway: Gateway, certificate: Certificate) -> None:
+    """Have the lane speak TLS with whatever certificate is in force."""
+    certificate.warn_if_expired()
+    lane.tls = lambda: certificate.context
+    gateway.monitor.gauges["sentinel_certificate_end_seconds"] = lambda: certificate.ends_at
 
 
 def _watch(lane: Lane, gateway: Gateway) -> None:

@@ -134,6 +134,12 @@ class Settings:
         "sentinel-spool", str, "a folder, or off", "keeps webhooks while PostgreSQL cannot; not used with an SQLite record"
     )
     bind: str = _setting("127.0.0.1:8080", _bind, "HOST:PORT, unix:PATH or fd://N", "where the gateway listens")
+    tls_certificate: str | None = _setting(
+        None, str, "the path of a PEM file", "certificate and chain: with it the gateway speaks TLS; read again when it changes"
+    )
+    tls_key: str | None = _setting(
+        None, str, "the path of a PEM file", "the certificate's key, unencrypted; by default in the same file"
+    )
     admin_bind: str = _setting(
         ADMIN_BIND, _admin_bind, "HOST:PORT, unix:PATH, fd://N, or off", "where `sentinel serve` offers the admin API"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import partial
 
 import attrs
@@ -23,12 +23,17 @@ USEFUL_SECONDS = 2.0  # who lives this long did some work and is started again a
 
 @attrs.frozen
 class Child:
-    """One process to keep alive; it inherits these open files, and has this in its environment beside ours."""
+    """
+    One process to keep alive; it inherits these open files, and has this in its environment beside ours.
+
+    If it `reloads`, a SIGHUP to us is passed on to it.
+    """
 
     name: str
     command: Sequence[str]
     files: tuple[int, ...] = ()
     environment: Mapping[str, str] = attrs.field(factory=dict)
+    reloads: bool = False
 
 
 async def supervise(children: Sequence[Child], stop_seconds: float) -> int:
@@ -39,10 +44,13 @@ async def supervise(children: Sequence[Child], stop_seconds: float) -> int:
     """
     stopping = trio.Event()
     codes: list[int] = []
+    reloading: set[trio.Process] = set()
     async with trio.open_nursery() as nursery, trio.open_nursery() as waiting:
         waiting.start_soon(_stop_when_told, stopping)
+        if any(child.reloads for child in children):
+            waiting.start_soon(_pass_on_hangups, reloading)
         for child in children:
-            nursery.start_soon(_keep_alive, child, stopping, stop_seconds, codes)
+            nursery.start_soon(_keep_alive, child, stopping, stop_seconds, codes, reloading)
         await stopping.wait()
         waiting.cancel_scope.cancel()
         log.info("supervisor.stopping")
@@ -54,11 +62,20 @@ async def _stop_when_told(stopping: trio.Event) -> None:
     stopping.set()
 
 
-async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, codes: list[int]) -> None:
+async def _pass_on_hangups(processes: Set[trio.Process]) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async for _ in hangups:
+            for process in processes:
+                process.send_signal(signal.SIGHUP)
+
+
+async def _keep_alive(
+    child: Child, stopping: trio.Event, stop_seconds: float, codes: list[int], reloading: set[trio.Process]
+) -> None:
     pause, first = RESTART_FIRST_SECONDS, True
     while not stopping.is_set():
         started = trio.current_time()
-        code = await _run(child, stopping, stop_seconds)
+        code = await _run(child, stopping, stop_seconds, reloading)
         lived = trio.current_time() - started
         if first and lived < STEADY_SECONDS and code == MISCONFIGURED:
             codes.append(code)
@@ -72,15 +89,18 @@ async def _keep_alive(child: Child, stopping: trio.Event, stop_seconds: float, c
             await stopping.wait()
 
 
-async def _run(child: Child, stopping: trio.Event, stop_seconds: float) -> int:
+async def _run(child: Child, stopping: trio.Event, stop_seconds: float, reloading: set[trio.Process]) -> int:
     """Run the process once; its exit code. Its standard input stays open as long as we live: that is how it knows."""
     environment = os.environ | {SUPERVISED: "1", **child.environment}
     open_process = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, env=environment, pass_fds=child.files)
     process = await open_process(list(child.command))
     log.info("process.started", process=child.name, pid=process.pid)
+    if child.reloads:
+        reloading.add(process)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop, process, stopping, stop_seconds)
         code = await process.wait()
+        reloading.discard(process)
         nursery.cancel_scope.cancel()
     return code
 

@@ -49,6 +49,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.job_api", "sentinel.conversation_api"),
     ("sentinel.monitor", "sentinel.openapi"),
     ("sentinel.admin_api", "sentinel.gateway"),
+    ("sentinel.tls", "sentinel.certificate"),
     ("sentinel.hypercorn_guard",),
     ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
@@ -59,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # What may be imported where, besides the standard library, trio and attrs.
 HOMES = {
     "hypercorn": {"sentinel.serve", "sentinel.hypercorn_guard", "sentinel.stand_in"},
-    "cryptography": {"sentinel.sealing"},
+    "cryptography": {"sentinel.sealing", "sentinel.certificate"},
     "httptools": {"sentinel.http1"},
     "httpx2": {"sentinel.outbound"},
     "httpcore2": {"sentinel.outbound"},

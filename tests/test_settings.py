@@ -29,6 +29,8 @@ EXAMPLES = {
         "[::1]:80",
         ("8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "unix:", "fd://", "a:\xb2"),
     ),
+    "tls_certificate": ("/etc/sentinel/tls.crt", "/etc/sentinel/tls.crt", ()),
+    "tls_key": ("/etc/sentinel/tls.key", "/etc/sentinel/tls.key", ()),
     "admin_bind": ("off", "off", ("OFF", "8081", "host:x", "unix:")),
     "ack_budget": ("0.5", 0.5, SECONDS),
     "connections_max": ("1000", 1000, COUNTS),

@@ -65,6 +65,6 @@ async def open_platform(journal_path: Path, began: float) -> AsyncIterator[FakeP
             nursery.cancel_scope.cancel()
 
 
-async def _hang_up(stream: trio.SocketStream, _data: bytes, _client: str) -> None:
+async def _hang_up(stream: trio.abc.Stream, _data: bytes, _client: str) -> None:
     """Nobody speaks HTTP/2 to it."""
     await stream.aclose()

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from sentinel.demo import run_demo, wait_ready
-from sentinel.errors import Unavailable
+from sentinel.errors import BadInput, Unavailable
 from sentinel.records import is_served
 from sentinel.settings import Settings
 
@@ -33,6 +33,8 @@ def run(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> int:
+    if settings.tls_certificate is not None:
+        raise BadInput("The demo speaks plain HTTP to the gateway; run it without SENTINEL_TLS_CERTIFICATE.")
     async with _running(settings):
         arrived = await run_demo(settings, say=_say)
     print("\nEvery reply arrived." if arrived else "\nNot every reply arrived; `sentinel jobs list` and `sentinel doctor` say why.")

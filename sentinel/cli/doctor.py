@@ -6,17 +6,20 @@ import argparse
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sentinel.certificate import open_certificate
 from sentinel.cli.status import PATIENCE_SECONDS, Finding, parts, print_findings, record_finding, workers_finding
-from sentinel.errors import ModelUnavailable, SentinelError
+from sentinel.errors import ModelUnavailable, SentinelError, SettingsError
 from sentinel.records import Record, configured_record, is_served
 from sentinel.settings import Settings, without_password
 
 FREE_BYTES_MIN = 500_000_000
 CONTEXT_TOKENS_USUAL = 8192
+CERTIFICATE_DAYS_MIN = 14
 MEMORY = Path("/proc/meminfo")
 
 
@@ -34,6 +37,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
+    yield from _examine_certificate(settings)
     try:
         record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
     except SentinelError as error:
@@ -56,6 +60,21 @@ def _examine_record(record: Record, settings: Settings) -> Iterator[Finding]:
     verdict = "ok" if sources else "warning"
     yield Finding("sources", verdict, f"{len(sources)} source(s)" if sources else "none yet; see: sentinel sources add --help")
     yield workers_finding(record)
+
+
+def _examine_certificate(settings: Settings) -> Iterator[Finding]:
+    """The gateway's certificate and key, if it has any."""
+    try:
+        certificate = open_certificate(settings)
+    except SettingsError as error:
+        yield Finding("certificate", "wrong", error.detail)
+        return
+    if certificate is None:
+        return
+    days = (certificate.ends_at - time.time()) / 86_400
+    verdict = "wrong" if days < 0 else "warning" if days < CERTIFICATE_DAYS_MIN else "ok"
+    when = f"ended {-days:.1f} days ago: clients refuse it" if days < 0 else f"ends in {days:.0f} days"
+    yield Finding("certificate", verdict, f"{certificate.certificate} {when}")
 
 
 def _examine_disk(settings: Settings) -> Finding:

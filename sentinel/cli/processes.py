@@ -42,7 +42,9 @@ def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     with suppress(Unavailable):  # the schema first, so that the two do not race for it; a record that is locked now may not be soon
         configured_record(settings).close()
     given = (int(settings.bind.removeprefix("fd://")),) if settings.bind.startswith("fd://") else ()
-    children = [Child(name, [sys.executable, "-m", "sentinel", name], given) for name in ("serve", "worker")]
+    command = [sys.executable, "-m", "sentinel"]
+    children = [Child("serve", [*command, "serve"], given, reloads=settings.tls_certificate is not None)]
+    children.append(Child("worker", [*command, "worker"], given))
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
 
@@ -65,7 +67,8 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
     command = [sys.executable, "-m", "sentinel", "serve", "--one"]
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
         children = [
-            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}) for number in range(1, processes + 1)
+            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}, settings.tls_certificate is not None)
+            for number in range(1, processes + 1)
         ]
         return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 

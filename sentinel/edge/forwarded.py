@@ -25,7 +25,7 @@ _FORWARDED_FOR = re.compile(r'(?:^|[;,\s])for="?(\[[^]"]*\]|[^;,"\s]*)', re.IGNO
 
 @attrs.frozen
 class Opening:
-    """How a connection begins: for HTTP/2 or not, for which client if a proxy said so, and with which bytes of HTTP."""
+    """How a connection begins: for HTTP/2 or not, for which client if a proxy said so, and with which bytes of HTTP or TLS."""
 
     http2: bool
     client: str

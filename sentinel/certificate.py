@@ -1,0 +1,134 @@
+"""The gateway's certificate: read from its files, said to be wrong where it is, and read again when they change."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import attrs
+import trio
+from cryptography import x509
+
+from sentinel.errors import SettingsError
+from sentinel.logs import log
+from sentinel.settings import Settings
+
+LOOK_SECONDS = 2.0
+PROTOCOLS = ("h2", "http/1.1")
+Stamp = tuple[tuple[int, int, int], ...]  # what tells a file from its successor: inode, size, time
+
+
+@attrs.define(eq=False)
+class Certificate:
+    """
+    A certificate with its chain and its key, in PEM, and what TLS makes of them.
+
+    `context` is for new connections; it is replaced as a whole, so that those that stand keep theirs. `ends_at` is seconds since
+    the epoch. Raises SettingsError if the files cannot be used; one that has expired can.
+    """
+
+    certificate: Path
+    key: Path
+    context: ssl.SSLContext = attrs.field(init=False)
+    ends_at: float = attrs.field(init=False)
+    _read: Stamp = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Read the files; when they cannot be used, everything stays as it was. Raises SettingsError."""
+        stamp = self._stamp()
+        ends_at = _ends_at(self.certificate)
+        self.context = _context(self.certificate, self.key)
+        self.ends_at, self._read = ends_at, stamp
+
+    async def follow(self) -> None:
+        """Read the files again when they have changed, or at once on SIGHUP. Belongs in the server's nursery."""
+        with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look)
+                async for _ in hangups:
+                    self._renew()
+
+    async def _look(self) -> None:
+        tried = seen = self._read
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            try:
+                before, seen = seen, self._stamp()
+            except SettingsError:  # they are being replaced
+                continue
+            if before == seen not in (tried, self._read):  # two looks alike: nobody is in the middle of writing
+                tried = seen
+                self._renew()
+
+    def _renew(self) -> None:
+        try:
+            self.read()
+        except SettingsError as error:
+            log.error("certificate.not_renewed", reason=error.detail)
+        else:
+            log.info("certificate.read", ends=_date(self.ends_at))
+            self.warn_if_expired()
+
+    def warn_if_expired(self) -> None:
+        """A line in the log if clients will refuse it."""
+        if self.ends_at < time.time():
+            log.error("certificate.expired", ended=_date(self.ends_at))
+
+    def _stamp(self) -> Stamp:
+        try:
+            stats = [path.stat() for path in (self.certificate, self.key)]
+        except OSError as error:
+            _refuse(f"{error.filename} cannot be read ({error.strerror})")
+        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+def open_certificate(settings: Settings) -> Certificate | None:
+    """The certificate that the settings name, or None for none. Raises SettingsError."""
+    if settings.tls_certificate is None:
+        if settings.tls_key is not None:
+            raise SettingsError("SENTINEL_TLS_KEY is of no use without SENTINEL_TLS_CERTIFICATE.")
+        return None
+    return Certificate(Path(settings.tls_certificate), Path(settings.tls_key or settings.tls_certificate))
+
+
+def _ends_at(path: Path) -> float:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc.timestamp()
+    except OSError as error:
+        _refuse(f"{path} cannot be read ({error.strerror})")
+    except ValueError:
+        _refuse(f"{path} has no certificate in PEM")
+
+
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(list(PROTOCOLS))
+    try:
+        context.load_cert_chain(certificate, key, password=_ask_nobody)
+    except ssl.SSLError as error:
+        wrong = "is not the certificate's" if error.reason == "KEY_VALUES_MISMATCH" else "is no key in PEM, or its chain is none"
+        _refuse(f"the key in {key} {wrong}")
+    except OSError as error:
+        _refuse(f"{key} cannot be read ({error.strerror})")
+    return context
+
+
+def _ask_nobody() -> NoReturn:
+    """OpenSSL would ask at the terminal."""
+    _refuse("the key is encrypted; take its password away (openssl pkey -in KEY -out KEY)")
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise SettingsError(f"SENTINEL_TLS_CERTIFICATE, SENTINEL_TLS_KEY: {reason}.") from None
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
