@@ -194,6 +194,7 @@ class Job:
     result: Mapping[str, Any] | None = attrs.field(repr=False)
     last_error: str | None
     replay_of: str | None
+    told_at: float | None = None  # when its chat was told that it has to wait
 
     @property
     def chat(self) -> Chat | None:

@@ -6,6 +6,7 @@ and a test compares the two.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
@@ -31,6 +32,10 @@ def _seconds(text: str) -> float:
     if not 0 < value <= 86_400:
         raise ValueError
     return value
+
+
+def _seconds_or_off(text: str) -> float:
+    return math.inf if text.lower() == "off" else _seconds(text)
 
 
 def _count(text: str) -> int:
@@ -237,6 +242,18 @@ class Settings:
         str,
         "text, or off",
         "said after the last failed attempt",
+    )
+    waiting_notice: float = _setting(
+        30.0,
+        _seconds_or_off,
+        "seconds, more than 0 and at most 86400, or off",
+        "a chat that waits longer for its answer is told how long",
+    )
+    waiting_text: str = _setting(
+        "You are number {number} in the queue. The answer will take about {time}.",
+        str,
+        "text",
+        "what such a chat is told",
     )
     log_format: str = _setting("text", _one_of("text", "json"), "text or json", "how log lines look")
     log_level: str = _setting(

@@ -66,6 +66,8 @@ EXAMPLES = {
     "memory_days": ("1", 1, ("0", "-1")),
     "forgotten_text": ("Gone.", "Gone.", ()),
     "apology": ("Sorry.", "Sorry.", ()),
+    "waiting_notice": ("Off", float("inf"), SECONDS),
+    "waiting_text": ("#{number}", "#{number}", ()),
     "log_format": ("JSON", "json", ("xml",)),
     "log_level": ("Debug", "debug", ("loud",)),
     "processes": ("2", 2, COUNTS),

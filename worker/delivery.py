@@ -22,6 +22,7 @@ from sentinel.retry import DELIVERY_ATTEMPTS_MAX, backoff_seconds
 from worker.commits import Commits, LeaseLost, insist
 from worker.output_check import without_secrets
 
+NOTICE_SECONDS = 3.0  # what a chat was told of its wait has arrived by then, or never will
 WAIT_HERE_SECONDS = 3.0  # a shorter pause than this is not worth giving the job back for
 _STATES = {Outcome.SENT: "sent", Outcome.FAILED: "failed", Outcome.RETRY: "pending"}
 
@@ -63,6 +64,8 @@ class Delivery:
         `fresh` are the parts if they were stored only now; else the record tells which of them are left.
         """
         reply_to = claim.job.reply_to
+        if claim.job.told_at is not None:  # the notice may be under way still, and must not come behind the answer
+            await trio.sleep(max(0.0, claim.job.told_at + NOTICE_SECONDS - time.time()))
         for part in await self._parts_left(claim, fresh):
             try:
                 verdict = await self._send_part(claim, part, reply_to)

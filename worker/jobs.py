@@ -32,6 +32,7 @@ from worker.output_check import output_check
 from worker.presence import Presence, Running, Stopped
 from worker.prompts import APOLOGY_FOR, apology_text, build_result, remembers
 from worker.typing import Typing
+from worker.waiting_line import Pace
 
 DELIVERIES_MAX = 128  # four tenants whose platforms hang leave some: a tenant has at most `bulkhead.AT_A_TIME`
 CLAIM_AGAIN_SECONDS = 1.0
@@ -50,6 +51,7 @@ class Jobs:
     commits: Commits
     claiming: Claiming
     offers: Offers | None = None
+    pace: Pace = attrs.field(factory=Pace)
     _agent: Agent = attrs.field(init=False)
     _nursery: trio.Nursery | None = attrs.field(init=False, default=None)
     _slots: trio.Semaphore = attrs.field(init=False)
@@ -211,9 +213,11 @@ class Jobs:
             source = await self.delivery.source(claim.job)
         except NotFound:
             raise GenerationFailed("The job's source was removed.") from None
+        began = trio.current_time()
         claim = running.claim = await self._with_later_messages(claim, source)
         with self._typing(claim, source):
             answer = await self._agent.answer(claim, source, running.report)
+        self.pace.note(trio.current_time() - began)
         callback_secrets = self.delivery.directory.current.callback_secrets.get(claim.job.tenant, "")
         result, masked = output_check(source, callback_secrets).masked(answer.result)
         parts = [] if answer.silent else self.delivery.parts(claim.job, source, str(result["output_text"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, ExitStack
 
+import attrs
 import trio
 
 from sentinel.directory import DirectoryFollower
@@ -24,9 +25,19 @@ from worker.engine import Engine, Options, open_engine
 from worker.janitor import Janitor
 from worker.jobs import Jobs
 from worker.presence import Presence, register
+from worker.waiting import Waiting
+from worker.waiting_line import Pace
 
 MODEL_RETRY_SECONDS = 5.0
 RECORD_RETRY_SECONDS = 1.0
+
+
+@attrs.frozen
+class Stores:
+    """Beside the connection that claims: what is ended, and a look at a long line, need not wait for a claim, nor delay one."""
+
+    writing: Store
+    looking: Store
 
 
 async def work(settings: Settings) -> None:
@@ -45,40 +56,49 @@ async def work_until(stopping: trio.Event, settings: Settings) -> None:
         return
     with ExitStack() as opened:
         opened.callback(store.record.close)
-        writing = store
-        if is_served(settings.record):  # a second connection: what is ended need not wait for what is claimed
-            writing = Store(configured_record(settings, prepared=False))
-            opened.callback(writing.record.close)
+        stores = _open_stores(settings, store, opened)
         claiming = Claiming(store, open_keeper(settings.redis, store), open_bell(settings.record))
         opened.callback(claiming.close)
         presence = await register(store, "starting")
-        await _work(stopping, settings, writing, claiming, presence)
+        await _work(stopping, settings, stores, claiming, presence)
         await presence.leave()
     log.info("worker.stopped")
 
 
-async def _work(stopping: trio.Event, settings: Settings, writing: Store, claiming: Claiming, presence: Presence) -> None:
+async def _work(stopping: trio.Event, settings: Settings, stores: Stores, claiming: Claiming, presence: Presence) -> None:
     store = claiming.store
     directory = DirectoryFollower(store)
     await directory.refresh()
     async with open_outbound(settings.send_seconds_max) as outbound, trio.open_nursery() as nursery:
-        offers = open_offers(claiming.keeper, store)
+        offers, pace = open_offers(claiming.keeper, store), Pace()
         for task in (
             presence,
             directory,
             Janitor(store, settings.retention_days, settings.memory_days),
             Callbacks(store, directory, outbound),
+            Waiting(settings, stores.looking, directory, outbound, pace),
             claiming.keeper,
             offers,
         ):
             if task is not None:
                 nursery.start_soon(task.run)
-        async with open_commits(writing) as commits, AsyncExitStack() as stack:
+        async with open_commits(stores.writing) as commits, AsyncExitStack() as stack:
             engine = await _enter_engine(stack, settings, presence, stopping)
             if engine is not None:
-                delivery = Delivery(writing, directory, outbound, commits)
-                await Jobs(settings, store, engine, presence, delivery, commits, claiming, offers).run(stopping)
+                delivery = Delivery(stores.writing, directory, outbound, commits)
+                await Jobs(settings, store, engine, presence, delivery, commits, claiming, offers, pace).run(stopping)
         nursery.cancel_scope.cancel()
+
+
+def _open_stores(settings: Settings, store: Store, opened: ExitStack) -> Stores:
+    """More connections to the record of `store`. A file has one writer, so there a second one would be of no use."""
+
+    def another() -> Store:
+        made = Store(configured_record(settings, prepared=False))
+        opened.callback(made.record.close)
+        return made
+
+    return Stores(another() if is_served(settings.record) else store, another())
 
 
 async def _patiently_open(settings: Settings, stopping: trio.Event) -> Store | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -46,6 +47,12 @@ SHARED_SETTINGS = (
     Setting("memory", "whether the model sees what was said before in the chat: on (default) or off", example="on"),
     Setting("typing", "whether the chat shows that an answer is being made: on (default) or off", example="on"),
     Setting("apology", "what is said after the last failed attempt; off for nothing (default: SENTINEL_APOLOGY)"),
+    Setting(
+        "waiting_notice",
+        "seconds above which a chat is told how long it waits, or off (default: SENTINEL_WAITING_NOTICE)",
+        example="60",
+    ),
+    Setting("waiting_text", "what it is told, with {number} and {time} (default: SENTINEL_WAITING_TEXT)"),
     Setting("inside_hosts", "hosts of inside networks that answers may link to, separated by commas (default: none)"),
     Setting("screening_hold_above", "a message that scores higher, from 0 to 1, waits for a person (default: none)", example="0.8"),
     Setting(
@@ -58,6 +65,7 @@ SHARED_SETTINGS = (
 
 
 MERGE_SECONDS_MAX = 60.0
+WAITING_SECONDS_MAX = 86_400.0
 
 
 def merge_seconds(values: Mapping[str, str]) -> float:
@@ -68,6 +76,18 @@ def merge_seconds(values: Mapping[str, str]) -> float:
         seconds = -1.0
     if not 0 <= seconds <= MERGE_SECONDS_MAX:
         raise BadInput(f"merge_window must be a number of seconds from 0 to {MERGE_SECONDS_MAX:.0f}.")
+    return seconds
+
+
+def waiting_seconds(values: Mapping[str, str], default: float) -> float:
+    """How long an answer may take before its chat is told of it, from a source's settings; infinity for never. Raises BadInput."""
+    given = values.get("waiting_notice", "").lower()
+    try:
+        seconds = math.inf if given == "off" else float(given or default)
+    except ValueError:
+        seconds = -1.0
+    if not (seconds > 0 and (given in ("", "off") or seconds <= WAITING_SECONDS_MAX)):
+        raise BadInput(f"waiting_notice must be a number of seconds up to {WAITING_SECONDS_MAX:.0f}, or off.")
     return seconds
 
 
@@ -84,6 +104,7 @@ def check_shared(values: Mapping[str, str]) -> None:
     merge_seconds(values)
     is_on(values, "memory")
     is_on(values, "typing")
+    waiting_seconds(values, math.inf)
     for key in ("screening_hold_above", "screening_drop_above"):
         threshold(values, key)
 
@@ -111,6 +132,7 @@ class Channel:
     text_limit: ClassVar[str]
     caller: ClassVar[Caller] = Caller.CHAT  # what a refusal means to it: see the table in sentinel/edge/checks.py
     typing_seconds: ClassVar[float] = 4.0  # how often a typing indicator has to be sent to stay
+    is_watched: ClassVar[bool] = False  # whether people sit in front of it, who want to know how long they wait
     path_token: ClassVar[bool] = False  # whether a secret may follow the source's name in the URL
 
     def check_settings(self, values: Mapping[str, str]) -> None:

@@ -61,6 +61,7 @@ class Slack(Channel):
     )
     content_types = ("application/json", FORM)
     typing_seconds = 60.0
+    is_watched = True
     text_limit = "4000 characters, after & < > are escaped"
     caller = Caller.HASTY_CHAT  # three more attempts within six minutes, then never
 

@@ -36,6 +36,7 @@ class Telegram(Channel):
         Setting("bot_token", "the token from BotFather; without it nothing is sent", secret=True, example="110201543:AAHdqTcv"),
     )
     text_limit = "4096 UTF-16 code units"
+    is_watched = True
 
     def verify(self, request: Request, source: Source, now: float) -> str:
         """Telegram shows a fixed secret and signs nothing, so the secret proves the sender, not the body."""

@@ -59,6 +59,7 @@ class WhatsApp(Channel):
     )
     typing_seconds = 20.0
     text_limit = "4096 characters, counted in UTF-16 code units"
+    is_watched = True
 
     def handshake(self, request: Request, source: Source) -> Response:
         """The challenge as it came, for a subscription that knows the verify token. Raises Forged for any other GET."""

@@ -20,6 +20,7 @@ from sentinel.records.directory import DirectoryRecord
 from sentinel.records.effects import EffectsRecord
 from sentinel.records.memory import MemoryRecord
 from sentinel.records.metering import MeteringRecord
+from sentinel.records.waiting import WaitingRecord
 from sentinel.records.watching import WatchingRecord
 from sentinel.settings import Settings
 
@@ -129,7 +130,7 @@ class JobFilter:
     limit: int = 50
 
 
-class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, WatchingRecord, Protocol):
+class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, MeteringRecord, WaitingRecord, WatchingRecord, Protocol):
     """The contract. Raises Unavailable when the store cannot do it now; the transaction then changed nothing, or is unknown."""
 
     def migrate(self) -> list[str]:

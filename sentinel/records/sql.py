@@ -32,6 +32,7 @@ from sentinel.records.sql_callbacks import SqlCallbacks
 from sentinel.records.sql_directory import SqlDirectory
 from sentinel.records.sql_effects import SqlEffects
 from sentinel.records.sql_memory import SqlMemory
+from sentinel.records.sql_waiting import SqlWaiting
 from sentinel.records.sql_watching import SqlWatching
 
 PRUNED_TABLES = (
@@ -47,7 +48,7 @@ PRUNED_TABLES = (
 )
 
 
-class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWatching, SqlCallbacks):
+class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, SqlCallbacks):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
     @abstractmethod
@@ -173,7 +174,8 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWatching, SqlCallbacks):
             for row in self._all("mergeable", id=job.id, token=claim.lease_token, limit=MERGED_MAX):
                 if self._run("merge_away", id=row["id"], now=now, result=rows.encode({"merged_into": job.id})):
                     self._step(row["id"], "merged", now, f"into {job.id}")
-                    job = attrs.evolve(job, input=(*job.input, *rows.decode(row["input"])), reply_to=rows.decode(row["reply_to"]))
+                    joined, reply_to = (*job.input, *rows.decode(row["input"])), rows.decode(row["reply_to"])
+                    job = attrs.evolve(job, input=joined, reply_to=reply_to, told_at=row["told_at"] or job.told_at)
                     merged += 1
             if merged:
                 given = {"input": rows.encode(job.input), "reply_to": rows.encode(job.reply_to)}

@@ -239,13 +239,13 @@ claimed AS (
         claimed_place = (SELECT nextval('job_steps_place_seq'))
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
     RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
-              priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of)
+              priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
 SELECT (SELECT count(*) FROM parked) AS parked, (SELECT max(turn) FROM fair) > :looked / (SELECT nullif(count(*), 0) FROM drawn) AS more, claimed.*
 FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
 
 -- name: mergeable
 -- Later messages of the conversation of a job that we run, as far as nobody has begun them.
-SELECT j.id, j.input, j.reply_to
+SELECT j.id, j.input, j.reply_to, j.told_at
 FROM jobs AS m JOIN queue AS q ON q.chat = chat_of(m.conversation, m.tenant, m.channel, m.source) AND q.sequence > m.sequence
 JOIN jobs AS j ON j.sequence = q.sequence AND j.conversation = m.conversation AND j.tenant = m.tenant
 WHERE m.id = :id::uuid AND m.lease_token = :token::uuid AND q.place <> 'running' AND j.started_at IS NULL

@@ -172,7 +172,7 @@ WHERE id = :id AND state = 'queued' RETURNING *
 
 -- name: mergeable
 -- Later messages of the conversation of a job that we run, as far as nobody has begun them.
-SELECT j.id, j.input, j.reply_to FROM jobs AS m JOIN jobs AS j
+SELECT j.id, j.input, j.reply_to, j.told_at FROM jobs AS m JOIN jobs AS j
     ON j.conversation = m.conversation AND j.tenant = m.tenant AND j.channel = m.channel AND j.source = m.source
 WHERE m.id = :id AND m.lease_token = :token AND j.sequence > m.sequence AND j.state IN ('scheduled', 'queued') AND j.started_at IS NULL
 ORDER BY j.sequence LIMIT :limit

@@ -30,6 +30,7 @@ class ScriptedEngine:
     running: int = 0
     most: int = 0
     seconds: float = 0.0
+    gate: trio.Event | None = None  # nothing is generated before it is set
 
     async def generate(self, prompt: Prompt, progress: Progress) -> Generation:
         self.prompts.append(prompt)
@@ -37,6 +38,8 @@ class ScriptedEngine:
         self.most = max(self.most, self.running)
         try:
             await trio.sleep(self.seconds)
+            if self.gate is not None:
+                await self.gate.wait()
         finally:
             self.running -= 1
         answer = self.answers.pop(0) if self.answers else "fine"
