@@ -14,6 +14,7 @@ from sentinel.channels import Channel, channels
 from sentinel.edge.checks import CHECKS, Treatment
 from sentinel.errors import (
     BadInput,
+    Conflict,
     Forbidden,
     Forged,
     HeadersTooLarge,
@@ -32,9 +33,21 @@ from sentinel.errors import (
 from sentinel.http import Response, problem
 from sentinel.model import Source
 
-ROUTES = ("POST /v1/jobs", "GET /v1/jobs", "GET /v1/jobs/{id}", "POST /v1/jobs/{id}/cancel")
-SUBMIT, LIST, SHOW, CANCEL = ROUTES
-ANY_JOB = (SHOW, CANCEL)
+JOB_ROUTES = ("POST /v1/jobs", "GET /v1/jobs", "GET /v1/jobs/{id}", "GET /v1/jobs/{id}/events", "POST /v1/jobs/{id}/cancel")
+CHAT_ROUTES = (
+    "GET /v1/conversations",
+    "POST /v1/conversations/{id}/release",
+    "DELETE /v1/conversations/{id}",
+    "DELETE /v1/users/{id}",
+    "GET /v1/erasures/{id}",
+)
+ROUTES = JOB_ROUTES + CHAT_ROUTES
+SUBMIT, LIST, SHOW, EVENTS, CANCEL = JOB_ROUTES
+HELD, RELEASE, ERASE_CHAT, ERASE_USER, ERASURE = CHAT_ROUTES
+PLACED = (RELEASE, ERASE_CHAT, ERASE_USER)  # of a conversation or a user, by id and perhaps channel and source
+
+ANY_ONE = (SHOW, EVENTS, CANCEL, ERASURE)
+WRITING = (SUBMIT, CANCEL, *PLACED)
 
 
 @attrs.frozen
@@ -47,8 +60,8 @@ class Row:
         what: what has happened, for the page.
         error: what refuses; None where the webhook is taken.
         job: what there is of a job afterwards.
-        webhooks: whether webhooks meet it; with False, only the job API does.
-        routes: the routes of the job API that meet it.
+        webhooks: whether webhooks meet it; with False, only the API does.
+        routes: the routes of the API that meet it.
         early: whether it is answered before it is known for which platform: as problem+json, to all alike.
         check: the row of the table of edge checks that decides what a chat gets, if it is one of those.
         each_person: whether that row asks about each person.
@@ -80,7 +93,7 @@ class Row:
         return rows[0].treatment(channel.caller) if rows else Treatment.REFUSE
 
     def api(self, route: str) -> Response | None:
-        """What a caller of the job API gets; None where this does not happen."""
+        """What a caller of the API gets; None where this does not happen."""
         return problem(self.error) if self.error is not None and route in self.routes else None
 
 
@@ -107,8 +120,9 @@ TABLE: tuple[Row, ...] = (
     Row("compressed", "a compressed body", UnsupportedMedia(), routes=(SUBMIT,)),
     Row("proof", "no proof, or one that is forged or stale", Forged()),
     Row("malformed", "not JSON, form or XML as strict as `payload.py` takes it", BadInput(), routes=(SUBMIT,)),
-    Row("field", "a field or a parameter that is wrong or unknown", BadInput(), webhooks=False, routes=(SUBMIT, LIST)),
-    Row("no_job", "no job of that id, or another tenant's", NotFound(), webhooks=False, routes=ANY_JOB),
+    Row("field", "a field or a parameter that is wrong or unknown", BadInput(), webhooks=False, routes=(SUBMIT, LIST, *PLACED)),
+    Row("nothing", "no job or erasure of that id, or another tenant's", NotFound(), webhooks=False, routes=ANY_ONE),
+    Row("streams", "more streams of events than a gateway or a tenant may have", Unavailable(), webhooks=False, routes=(EVENTS,)),
     Row("subscription", "a subscription that has ended", PaymentRequired(), routes=(SUBMIT,), check="subscription"),
     Row("rate", "over the rate of the tenant, source or key", LIMITED, LATER, routes=(SUBMIT,), check="rate"),
     Row("usage", "what was used is not known, and tokens are limited", Unavailable(), LATER, routes=(SUBMIT,), check="known"),
@@ -116,8 +130,36 @@ TABLE: tuple[Row, ...] = (
     Row("user_rate", "over the rate of one person", LIMITED, LATER, check="rate", each_person=True),
     Row("user_quota", "one person's quota is used up", QuotaUsedUp(retry_after_seconds=1), check="quota", each_person=True),
     Row("reused", "an `Idempotency-Key` used with another body", KeyReused(), "the first", webhooks=False, routes=(SUBMIT,)),
-    Row("store", "nothing durable can take it in time", Unavailable(), job="none, or one after the retry", routes=(SUBMIT, CANCEL)),
+    Row("store", "nothing durable can take it in time", Unavailable(), job="none, or one after the retry", routes=WRITING),
 )  # fmt: skip
+
+
+@attrs.frozen
+class AdminRow:
+    """One check of the admin API: how the tests call it, what has happened, what refuses, and which routes meet it."""
+
+    name: str
+    what: str
+    error: SentinelError
+    routes: str
+
+
+EVERY, WITH_BODY, WITHOUT_BODY = "every route", "those that take a body", "those that take none"
+ADMIN_TABLE: tuple[AdminRow, ...] = (
+    AdminRow("key", "no key, or one that is unknown, expired or revoked", Forged(), EVERY),
+    AdminRow("scope", "a good key without the scope `admin`", Forbidden(), EVERY),
+    AdminRow("path", "nothing at this path", NotFound(), "-"),
+    AdminRow("method", "a method that is not taken", MethodNotAllowed(("GET",)), EVERY),
+    AdminRow("media", "another content type or charset", UnsupportedMedia(), WITH_BODY),
+    AdminRow("compressed", "a compressed body", UnsupportedMedia(), WITH_BODY),
+    AdminRow("malformed", "not JSON as strict as `payload.py` takes it", BadInput(), WITH_BODY),
+    AdminRow("field", "a field that is wrong or unknown", BadInput(), WITH_BODY),
+    AdminRow("body", "a body where none is taken", BadInput(), WITHOUT_BODY),
+    AdminRow("parameter", "a parameter that is unknown", BadInput(), EVERY),
+    AdminRow("nothing", "no tenant, source, key, plan or job of that name", NotFound(), "those that name one that must be there"),
+    AdminRow("conflict", "it is there, and in no state for that", Conflict(), "those that change or remove"),
+    AdminRow("store", "the record does not answer in time", Unavailable(), EVERY),
+)
 
 HEAD = """\
 # Status codes
@@ -148,16 +190,25 @@ def page() -> str:
     """docs/status-codes.md."""
     platforms = list(channels().values())
     webhooks = [[row.what, *[_cell(row, channel) for channel in platforms], row.job] for row in TABLE if row.webhooks]
-    api = [[row.what, *[_told(row.api(route)) for route in ROUTES], row.job] for row in TABLE if row.routes]
+    api = [_api_table(JOB_ROUTES), "\n### Conversations, people and their erasure\n\n", _api_table(CHAT_ROUTES)]
+    admin = [[row.what, _told(problem(row.error)), row.routes] for row in ADMIN_TABLE]
     return "".join(
         [
             f"{HEAD}\n## Webhooks\n\n",
             _table(["what", *[channel.name for channel in platforms], "job"], webhooks),
             "\n## Job API\n\nErrors are `application/problem+json`.\n\n",
-            _table(["what", *[f"`{route}`" for route in ROUTES], "job"], api),
+            *api,
+            "\n## Admin API\n\n",
+            _table(["what", "answer", "routes"], admin),
             TAIL,
         ]
     )
+
+
+def _api_table(routes: Sequence[str]) -> str:
+    met = [row for row in TABLE if set(row.routes) & set(routes)]
+    rows = [[row.what, *[_told(row.api(route)) for route in routes], row.job] for row in met]
+    return _table(["what", *[f"`{route}`" for route in routes], "job"], rows)
 
 
 def _cell(row: Row, channel: Channel) -> str:
