@@ -18,7 +18,8 @@
 #   channels/                   PLUG: one platform's rules per file, without I/O (shared/ is what several need alike)
 #   dispatch/                   which job is next, from Redis; kept in step with the record
 #   records/                    PLUG: one store per file, one conformance suite; the spool
-#   outbound.py bulkhead.py     the one place that opens a connection to the outside; one dead receiver holds up nobody else
+#   outbound.py bulkhead.py tenant_lookup.py   the one place that opens a connection to the outside; nobody is held up by one
+#                               dead receiver, or by one tenant's name service
 #   edge/ standard_webhooks.py retry.py group_commit.py   small rules, pure or nearly
 #   keyring.py sealing.py        which server keys are here; what only they can read
 #   settings.py logs.py stop.py processes.py name_lookup.py payload.py http.py model.py secret.py visible.py errors.py   for all

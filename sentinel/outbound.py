@@ -6,7 +6,7 @@ The only importer of httpx2. Follows no redirect, uses no proxy from the environ
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -22,12 +22,13 @@ from sentinel.edge.addresses import is_public, is_within
 from sentinel.edge.urls import Target, authority, parse_url
 from sentinel.errors import RefusedAddress, SendFailed
 from sentinel.model import Outgoing
+from sentinel.tenant_lookup import TenantLookup
 
 ANSWER_BYTES_MAX = 65_536
-RESOLVE_SECONDS_MAX = 3.0
 CONNECT_SECONDS_MAX = 5.0
 CONNECTIONS_MAX = 200  # more than a worker has requests under way: nobody waits for the connections of those who hang
 GUARDED_PORTS = (443, 8443)
+Resolve = Callable[[str, int], Awaitable[list[str]]]
 _PLAIN = {"accept-encoding": "identity", "user-agent": "Sentinel"}
 
 
@@ -48,6 +49,7 @@ class Outbound:
     _client: httpx2.AsyncClient
     _tls: ssl.SSLContext
     _bulkhead: Bulkhead = attrs.field(factory=Bulkhead)
+    _lookup: TenantLookup = attrs.field(factory=TenantLookup)
 
     async def send(self, outgoing: Outgoing, networks: Sequence[str] = (), tenant: str = "") -> Answer:
         """
@@ -59,7 +61,7 @@ class Outbound:
             RefusedAddress: the URL leads where a guarded request may not go, or no request can have this URL or these headers.
         """
         async with self._bulkhead.enter(way(tenant, outgoing.url)):
-            return await self._send(outgoing, networks)
+            return await self._send(outgoing, networks, tenant)
 
     def resting(self) -> list[str]:
         """The ways (see `way`) that are not to be tried now."""
@@ -90,7 +92,7 @@ class Outbound:
         except httpx2.TransportError:
             raise SendFailed("The connection broke.") from None
 
-    async def _send(self, outgoing: Outgoing, networks: Sequence[str]) -> Answer:
+    async def _send(self, outgoing: Outgoing, networks: Sequence[str], tenant: str) -> Answer:
         try:
             with trio.fail_after(self.seconds_max):
                 if not outgoing.guarded:
@@ -98,7 +100,8 @@ class Outbound:
                 target = parse_url(outgoing.url)
                 if target is None:
                     raise RefusedAddress("The URL is not an http or https URL that every program reads alike.")
-                async with _guarded_client(target, networks, self._tls) as client:
+                resolve = partial(self._lookup.addresses, tenant)
+                async with _guarded_client(target, networks, self._tls, resolve) as client:
                     return await _exchange(client, attrs.evolve(outgoing, url=target.url))
         except (trio.TooSlowError, httpx2.TimeoutException):
             raise SendFailed("The request timed out.") from None
@@ -155,9 +158,11 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 @asynccontextmanager
-async def _guarded_client(target: Target, networks: Sequence[str], tls: ssl.SSLContext) -> AsyncIterator[httpx2.AsyncClient]:
+async def _guarded_client(
+    target: Target, networks: Sequence[str], tls: ssl.SSLContext, resolve: Resolve
+) -> AsyncIterator[httpx2.AsyncClient]:
     """A client for one request. Nothing is pooled: another tenant must not inherit a connection that it could not have opened."""
-    backend = _GuardedBackend(target, networks)
+    backend = _GuardedBackend(target, networks, resolve)
     transport = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
     # The transport takes no network backend of its own; the pool below it does, and that is where a name becomes an address.
     transport._pool = httpcore2.AsyncConnectionPool(ssl_context=tls, network_backend=backend, max_connections=1)  # noqa: SLF001
@@ -168,8 +173,8 @@ async def _guarded_client(target: Target, networks: Sequence[str], tls: ssl.SSLC
 class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     """Resolves, checks every address, and connects to the address that was checked: no gap for DNS rebinding."""
 
-    def __init__(self, target: Target, networks: Sequence[str]) -> None:
-        self._target, self._networks = target, networks
+    def __init__(self, target: Target, networks: Sequence[str], resolve: Resolve) -> None:
+        self._target, self._networks, self._resolve = target, networks, resolve
         self._public_allowed = target.scheme == "https" and target.port in GUARDED_PORTS
         self._sockets = httpcore2.TrioBackend()
 
@@ -183,7 +188,7 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         if (host.lower(), port) != (self._target.host, self._target.port):
             raise RefusedAddress("The URL was not read in one way only.")
-        addresses = await _resolve(host, port)
+        addresses = await self._resolve(host, port)
         if not all(self._may_reach(address) for address in addresses):
             raise RefusedAddress("The URL leads to an address that is not public, or not by https on port 443 or 8443.")
         connect = partial(
@@ -200,12 +205,3 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 
     def _may_reach(self, address: str) -> bool:
         return is_within(address, self._networks) or (self._public_allowed and is_public(address))
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    try:
-        with trio.fail_after(RESOLVE_SECONDS_MAX):
-            found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    except (OSError, UnicodeError, trio.TooSlowError):
-        raise SendFailed("The name of the host was not found.") from None
-    return [str(address[4][0]) for address in found]

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("sentinel.http",),
     ("sentinel.http1",),
-    ("sentinel.channels", "sentinel.records", "sentinel.outbound", "sentinel.bulkhead"),
+    ("sentinel.channels", "sentinel.records", "sentinel.outbound", "sentinel.bulkhead", "sentinel.tenant_lookup"),
     ("sentinel.dispatch",),
     ("sentinel.directory_copy", "sentinel.key_uses", "sentinel.spooling"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view", "sentinel.job_events"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -24,6 +25,7 @@ INSIDE = (
     *("[::ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[::]", "169.254.169.254", "10.0.0.1"),
 )
 
+SYSTEM = socket.getaddrinfo
 Script = Callable[[trio.SocketStream], Awaitable[None]]
 
 
@@ -69,15 +71,23 @@ async def read_request(stream: trio.SocketStream) -> bytes:
         data += chunk
 
 
+@pytest.fixture(autouse=True)
+def _system_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever name server a test puts in the place of the system's is gone after it."""
+    monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
+
+
 @attrs.define
-class Resolver(trio.abc.HostnameResolver):
+class Resolver:
     """Names as a hostile DNS server answers them: the answers of each question in turn, the last one for ever."""
 
     answers: list[list[str]]
     asked: int = 0
 
-    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
-        """The next answer; an empty one means that the name does not exist."""
+    def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+        """The next answer; an empty one means that the name does not exist. Numbers are read as the system reads them."""
+        with suppress(OSError):
+            return SYSTEM(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         addresses = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         if not addresses:
@@ -85,15 +95,11 @@ class Resolver(trio.abc.HostnameResolver):
         families = {address: socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses}
         return [(family, socket.SOCK_STREAM, 6, "", (address, int(port))) for address, family in families.items()]
 
-    async def getnameinfo(self, *_: Any) -> Any:
-        """Nobody asks."""
-        raise NotImplementedError
-
 
 def resolve(*answers: list[str]) -> Resolver:
     """From now on, in this test, every name is resolved like this."""
     resolver = Resolver(list(answers))
-    trio.socket.set_custom_hostname_resolver(resolver)
+    socket.getaddrinfo = resolver.getaddrinfo
     return resolver
 
 
@@ -346,15 +352,15 @@ class TestGuard:
 
     async def test_a_slow_resolver(self):
         """A resolver that does not answer ends with the exchange's own time."""
-        trio.socket.set_custom_hostname_resolver(Silent([]))
+        socket.getaddrinfo = Silent([]).getaddrinfo
         async with open_outbound(0.2) as outbound:
             with pytest.raises(SendFailed):
                 await outbound.send(guarded("https://receiver.example/"))
 
 
 class Silent(Resolver):
-    """Never answers."""
+    """Takes longer than anybody waits."""
 
-    async def getaddrinfo(self, *_: Any, **__: Any) -> Any:
-        """Nothing."""
-        await trio.sleep_forever()
+    def getaddrinfo(self, *_: Any, **__: Any) -> Any:
+        time.sleep(1)
+        raise socket.gaierror

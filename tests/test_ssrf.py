@@ -121,6 +121,7 @@ REBOUND: dict[str, list[list[str]]] = {
     "nothing": [[]],
 }
 
+SYSTEM = socket.getaddrinfo
 Script = Callable[[trio.SocketStream], Awaitable[None]]
 
 
@@ -139,27 +140,31 @@ class Inside:
             await self.script(stream)
 
 
+@pytest.fixture(autouse=True)
+def _system_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever name server a test puts in the place of the system's is gone after it."""
+    monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
+
+
 @attrs.define
-class Names(trio.abc.HostnameResolver):
+class Names:
     """A hostile name server: the answers in turn, the last for ever. Numbers are read as the system reads them."""
 
     answers: list[list[str]]
     asked: int = 0
 
-    async def getaddrinfo(self, host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+    def getaddrinfo(self, host: Any, port: Any, *arguments: Any, **options: Any) -> list[Any]:
+        with suppress(OSError):
+            return SYSTEM(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         text = host.decode() if isinstance(host, bytes) else str(host)
         if not text.endswith(".example"):
-            with trio.move_on_after(1):
-                return await trio.to_thread.run_sync(socket.getaddrinfo, text, port, 0, socket.SOCK_STREAM)
+            return SYSTEM(host, port, *arguments, **options)
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         if not answer:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         kinds = {each: socket.AF_INET6 if ":" in each else socket.AF_INET for each in answer}
         return [(kind, socket.SOCK_STREAM, 6, "", (each, int(port))) for each, kind in kinds.items()]
-
-    async def getnameinfo(self, *_: Any) -> Any:
-        raise NotImplementedError
 
 
 @pytest.fixture
@@ -181,7 +186,7 @@ async def inside(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Insi
         return await connect(self, host, port, **options)
 
     monkeypatch.setattr(httpcore2.TrioBackend, "connect_tcp", noted)
-    trio.socket.set_custom_hostname_resolver(Names([["93.184.215.14"]]))
+    socket.getaddrinfo = Names([["93.184.215.14"]]).getaddrinfo
     return made
 
 
@@ -218,7 +223,7 @@ async def test_no_url_leads_inside(inside: Inside, outbound: Outbound) -> None:
 @pytest.mark.parametrize("answers", REBOUND.values(), ids=REBOUND)
 async def test_no_name_leads_inside(inside: Inside, outbound: Outbound, answers: list[list[str]]) -> None:
     """A name with an inside address among its answers is refused, on every port and by both schemes."""
-    trio.socket.set_custom_hostname_resolver(Names(answers))
+    socket.getaddrinfo = Names(answers).getaddrinfo
     for url in ("https://receiver.example/", "https://receiver.example:8443/", f"http://receiver.example:{inside.port}/"):
         await refuse(outbound, inside, url)
 
@@ -226,7 +231,7 @@ async def test_no_name_leads_inside(inside: Inside, outbound: Outbound, answers:
 async def test_rebinding_between_attempts(inside: Inside, outbound: Outbound) -> None:
     """A name is asked for once an attempt and checked at every attempt: what was public a moment ago may not be any more."""
     names = Names([["93.184.215.14"], ["127.0.0.1"], ["::1"]])
-    trio.socket.set_custom_hostname_resolver(names)
+    socket.getaddrinfo = names.getaddrinfo
     for asked in (1, 2, 3):
         await refuse(outbound, inside, "https://receiver.example/")
         assert names.asked == asked
@@ -261,7 +266,7 @@ async def test_the_name_is_kept_where_it_belongs(inside: Inside, outbound: Outbo
         greetings.append(await stream.receive_some())
 
     inside.script = listen
-    trio.socket.set_custom_hostname_resolver(Names([["127.0.0.9"]]))
+    socket.getaddrinfo = Names([["127.0.0.9"]]).getaddrinfo
     with pytest.raises(SendFailed):
         await outbound.send(Outgoing(f"https://receiver.example:{inside.port}/", b"{}", guarded=True), ("127.0.0.9/32",), "tenant")
     assert inside.tried == ["127.0.0.9"]
