@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sentinel import standard_webhooks
@@ -11,7 +13,6 @@ from sentinel.errors import BadInput, Conflict, NotFound
 from sentinel.job_view import iso
 from sentinel.model import DEFAULT_TENANT, Tenant
 from sentinel.records import Record
-from sentinel.records.directory import Directory
 from sentinel.secret import Secret
 
 GRACE_SECONDS_MAX = 30 * 86_400.0
@@ -27,13 +28,12 @@ def check_tenant(record: Record, name: str) -> Tenant:
 
 def listing(admin: Administrator) -> list[dict[str, Any]]:
     """All tenants, by name."""
-    directory = admin.record.directory()
-    return [_document(admin, tenant, directory) for tenant in admin.record.tenants()]
+    return _documents(admin, admin.record.tenants())
 
 
 def show(admin: Administrator, name: str) -> dict[str, Any]:
     """The tenant, with what it has and how many of its jobs are alive. Raises NotFound."""
-    document = _document(admin, check_tenant(admin.record, name), admin.record.directory())
+    (document,) = _documents(admin, [check_tenant(admin.record, name)])
     return document | {"live_jobs": admin.record.live_jobs(name)}
 
 
@@ -104,12 +104,19 @@ def allow_network(admin: Administrator, name: str, network: str) -> str:
     return kept
 
 
-def _document(admin: Administrator, tenant: Tenant, directory: Directory) -> dict[str, Any]:
-    return {
-        "name": tenant.name,
-        "created_at": iso(tenant.created_at),
-        "disabled_at": iso(tenant.disabled_at),
-        "sources": sum(source.tenant == tenant.name for source in directory.sources.values()),
-        "keys": sum(key.tenant == tenant.name and key.is_live(admin.now) for key in directory.keys.values()),
-        "networks": list(directory.networks.get(tenant.name, ())),
-    }
+def _documents(admin: Administrator, found: Sequence[Tenant]) -> list[dict[str, Any]]:
+    """The tenants with what each has; sources and keys are walked through once for all of them."""
+    directory = admin.record.directory()
+    sources = Counter(source.tenant for source in directory.sources.values())
+    keys = Counter(key.tenant for key in directory.keys.values() if key.is_live(admin.now))
+    return [
+        {
+            "name": tenant.name,
+            "created_at": iso(tenant.created_at),
+            "disabled_at": iso(tenant.disabled_at),
+            "sources": sources[tenant.name],
+            "keys": keys[tenant.name],
+            "networks": list(directory.networks.get(tenant.name, ())),
+        }
+        for tenant in found
+    ]

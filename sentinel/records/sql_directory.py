@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,9 +44,7 @@ class SqlDirectory(SqlMetering):
             tenants=frozenset(row["name"] for row in tenants),
             sources={(source.channel, source.name): source for source in opened},
             keys={row["hash"]: rows.key(row) for row in keys if row["revoked_at"] is None},
-            networks={
-                name: [row["network"] for row in networks if row["tenant"] == name] for name in {n["tenant"] for n in networks}
-            },
+            networks=_networks(networks),
             callback_secrets={row["name"]: self._callback_secret(row) for row in tenants if row["callback_secret"]},
             server_key_id=server_key["id"] if server_key else None,
             subscriptions=subscriptions,
@@ -194,6 +192,14 @@ class SqlDirectory(SqlMetering):
             self._run("add_server_key", id=self.keyring.newest().id)
             known = self._one("hold_server_key")
         return self.keyring.find(known["id"])
+
+
+def _networks(rows_found: Iterable[Any]) -> dict[str, list[str]]:
+    """The networks of each tenant that has any."""
+    networks: dict[str, list[str]] = {}
+    for row in rows_found:
+        networks.setdefault(row["tenant"], []).append(row["network"])
+    return networks
 
 
 def _sealed(source: Source, key: ServerKey) -> str:

@@ -1,8 +1,11 @@
 """The administering part of a record, on every store: keys, what is disabled, what is removed, and the audit."""
 
+from types import SimpleNamespace
+
 import attrs
 import pytest
 
+from sentinel.administration import Administrator, tenants
 from sentinel.cli.jobs import ALL
 from sentinel.model import Key, Source, State
 from sentinel.records import JobFilter
@@ -52,6 +55,32 @@ def test_what_is_disabled(record):
     assert record.directory().sources["telegram", "bot"].disabled_at == NOW
     assert [record.disable_source(SOURCE, None), record.disable_tenant(TENANT, None)] == [True, True]
     assert record.directory().disabled_tenants == frozenset()
+
+
+def test_many_tenants_are_listed_in_one_walk(record):
+    """However many tenants there are, sources and keys are walked through once for all of them, and networks are told apart."""
+    for number in range(30):
+        record.add_tenant(f"t{number}", NOW)
+        record.put_source(attrs.evolve(SOURCE, tenant=f"t{number}", name=f"bot{number}"), NOW)
+        record.add_key(attrs.evolve(KEY, id=f"key_{number}", tenant=f"t{number}"), f"hash {number}", NOW)
+        record.allow_network(f"t{number}", f"10.0.{number}.0/24")
+    directory = record.directory()
+    assert directory.networks["t7"] == ["10.0.7.0/24"]
+    counted = attrs.evolve(directory, sources=Walked(directory.sources), keys=Walked(directory.keys))
+    seen = SimpleNamespace(directory=lambda: counted, tenants=record.tenants)
+    listed = tenants.listing(Administrator(seen, "cli:ada", NOW))
+    assert [tenant["sources"] + tenant["keys"] + len(tenant["networks"]) for tenant in listed] == [0] + [3] * 30
+    assert (counted.sources.walks, counted.keys.walks) == (1, 1)
+
+
+class Walked(dict):
+    """Counts how often it was walked through."""
+
+    walks = 0
+
+    def values(self):
+        self.walks += 1
+        return super().values()
 
 
 def test_a_tenant_is_removed_with_what_it_has(record):
