@@ -39,12 +39,13 @@ class Connection:
 
     __slots__ = (
         "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_secure",
-        "_seen", "_socket", "_unread", "address", "closed", "deadline",
+        "_seen", "_socket", "_unread", "address", "closed", "deadline", "slow",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, accepted: socket.socket, address: str, from_proxy: bool) -> None:
         self.address = address
         self.closed = False
+        self.slow = False  # in the middle of a request that did not come at once, or of an answer that its reader did not take
         self.deadline = lane.now + HEAD_SECONDS_MAX
         self._began = lane.now
         self._lane = lane
@@ -90,14 +91,12 @@ class Connection:
 
     @property
     def has_more(self) -> bool:
-        """Whether another request waits behind the one that was answered."""
-        return bool(self._reader.requests)
+        """Whether another request waits behind the one that was answered, and can be."""
+        return bool(self._reader.requests) and self._out is None and not (self.closed or self._lingering)
 
     def next_request(self) -> tuple[Request, bool] | None:
         """The next request to be answered and whether the connection goes on after it; None if there is none now."""
-        if self.closed or self._lingering or self._out is not None or not self._reader.requests:
-            return None
-        return self._reader.requests.popleft()
+        return self._reader.requests.popleft() if self.has_more else None
 
     def answer(self, request: Request, keep: bool, response: Response) -> None:
         """Send the answer; when the connection does not go on, end it in order."""
@@ -232,6 +231,7 @@ class Connection:
 
     def _rest(self) -> None:
         self._let_go()
+        self.slow = False
         self.deadline = self._lane.now + (IDLE_SECONDS_MAX if self._reader.begun else HEAD_SECONDS_MAX)
         if self._lane.closing:
             self.close()
@@ -239,6 +239,7 @@ class Connection:
     def _be_patient(self) -> None:
         """How long the rest of this request may take: patience begins anew with its head and with its body, not with each byte."""
         reader, now = self._reader, self._lane.now
+        self.slow = True
         if self._seen != (reader.phase, reader.begun):
             self._seen, self._began = (reader.phase, reader.begun), now
         if reader.phase == "body":
@@ -277,6 +278,7 @@ class Connection:
             if self._out is None:
                 self.deadline = self._lane.now + SEND_SECONDS_MAX
                 self._lane.watch_writable(self._socket)
+                self.slow = True
             self._out = rest
         elif self._out is not None:
             self._out = None

@@ -30,7 +30,7 @@ from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import begin_request, log
 from sentinel.monitor import Monitor
-from sentinel.openapi import openapi
+from sentinel.openapi import openapi_json
 from sentinel.records import Store, is_served, open_bell, open_record
 from sentinel.records.spool import Spool
 from sentinel.settings import Settings
@@ -95,7 +95,7 @@ class Gateway:
                 return await self.monitor.answer(request)
             case ["openapi.json"]:
                 _allow(request, "GET")
-                return json_response(200, openapi())
+                return Response(200, openapi_json(), (("content-type", "application/json"),))
             case ["readyz"]:
                 _allow(request, "GET")
                 return await self._ready(request)

@@ -10,7 +10,7 @@ import errno
 import select
 import socket
 import ssl
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
@@ -28,6 +28,8 @@ from sentinel.tls import TlsSocket, TlsStream
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
+SLOW_AT_A_TIME, LATE_AT_A_TIME = 64, 64  # of those who dawdle, before anybody else is looked after again
+PIPELINED_AT_A_TIME = 32  # the same for requests that came with another one of their connection
 HANDLED_MAX = 2_000  # requests in their handlers at a time; the others wait for their turn
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -61,7 +63,10 @@ class Lane:
     _served: dict[int, Connection] = attrs.field(factory=dict, init=False)
     _listeners: dict[int, socket.socket] = attrs.field(factory=dict, init=False)
     _epoll: select.epoll = attrs.field(factory=select.epoll, init=False)
+    _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # what it has not been told yet
     _turns: deque[Connection] = attrs.field(factory=deque, init=False)
+    _pipelined: deque[Connection] = attrs.field(factory=deque, init=False)  # has had a turn, and wants more
+    _pipelining: int = attrs.field(default=0, init=False)
     _busy: int = attrs.field(default=0, init=False)  # connections with a request that is begun and not answered
     _handlers: int = attrs.field(default=0, init=False)
     _resting: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
@@ -102,25 +107,44 @@ class Lane:
     # Looking
 
     async def _poll(self) -> None:
-        """Tell connections what happened on their sockets. One wait of trio's for all of them, and no system call to begin it."""
-        epoll, served = self._epoll, self._served
+        """
+        Tell connections what happened on their sockets. One wait of trio's for all of them, and no system call to begin it.
+
+        Those in the middle of a request or an answer come behind the others, some at a time: thousands that send a byte each would
+        otherwise hold up whoever sends a request whole.
+        """
+        epoll, served, slow = self._epoll, self._served, self._slow
         while True:
-            await trio.lowlevel.wait_readable(epoll.fileno())
+            if slow:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(epoll.fileno())
             self.now = trio.current_time()
             for descriptor, events in epoll.poll(0, EVENTS_AT_A_TIME):
                 connection = served.get(descriptor)
                 if connection is not None:
-                    self._guard(connection, connection.ready, events)
+                    if connection.slow:
+                        slow[connection] = slow.get(connection, 0) | events
+                    else:
+                        self._guard(connection, connection.ready, events)
                 elif descriptor in self._listeners and not self.closing:
                     self._accept(self._listeners[descriptor])
+            for _ in range(min(len(slow), SLOW_AT_A_TIME)):
+                connection, events = slow.popitem(last=False)
+                if not connection.closed:
+                    self._guard(connection, connection.ready, events)
 
     async def _end_the_late(self) -> None:
         """Tell whoever has waited too long for its peer: one clock for all, cheaper than a cancel scope for each wait."""
         while True:
             await trio.sleep(CLOCK_SECONDS)
             self.now = trio.current_time()
-            for connection in [each for each in self._served.values() if each.deadline <= self.now]:
-                self._guard(connection, connection.late)
+            late = [each for each in self._served.values() if each.deadline <= self.now]
+            for number, connection in enumerate(late, 1):
+                if connection.deadline <= self.now and not connection.closed:
+                    self._guard(connection, connection.late)
+                if number % LATE_AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()
 
     def _guard(self, connection: Connection, tell: Callable[..., None], *what: int) -> None:
         """Whatever goes wrong on one connection ends it alone."""
@@ -220,12 +244,15 @@ class Lane:
             return False
         self._busy += 1
         self._turns.append(connection)
+        self._have_handled(urgent)
+        return True
+
+    def _have_handled(self, urgent: bool = False) -> None:
         if self._resting:
             trio.lowlevel.reschedule(self._resting.pop())
         elif self._handlers < HANDLED_MAX or urgent:
             self._handlers += 1
             self._nursery.start_soon(self._handle_turns)
-        return True
 
     async def _handle_turns(self) -> None:
         """One handler of the pool: answers connection after connection, and rests while there is none."""
@@ -238,7 +265,10 @@ class Lane:
         try:
             while True:
                 while self._turns:
-                    await self._answer_all(self._turns.popleft())
+                    await self._answer(self._turns.popleft())
+                if self._pipelined and self._pipelining < PIPELINED_AT_A_TIME:
+                    await self._answer_pipelined()
+                    continue
                 if self._empty.is_set():
                     return
                 self._resting.append(task)
@@ -246,22 +276,38 @@ class Lane:
         finally:
             self._handlers -= 1
 
-    async def _answer_all(self, connection: Connection) -> None:
-        """Answer what the connection asks, in order."""
+    async def _answer_pipelined(self) -> None:
+        """Answer one more request of a connection that sent several at once; first, others get their turn."""
+        self._pipelining += 1
         try:
-            while (taken := connection.next_request()) is not None:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self._pipelining -= 1
+        if self._pipelined:
+            connection = self._pipelined.popleft()
+            if self._pipelined:
+                self._have_handled()  # this one may take long
+            await self._answer(connection)
+
+    async def _answer(self, connection: Connection) -> None:
+        """Answer the next request of the connection; what more it wants waits behind the requests of others."""
+        going_on = False
+        try:
+            if (taken := connection.next_request()) is not None:
                 request, keep = taken
                 asked = attrs.evolve(request, method="GET") if request.method == "HEAD" else request
                 response = await self.handle(asked) if connection.in_time else BUSY
                 connection.answer(request, keep, response)
-                if connection.has_more:
-                    await trio.lowlevel.checkpoint()  # many small requests in one packet take their turn with the other connections
-            connection.done()
+            going_on = connection.has_more
+            if going_on:
+                self._pipelined.append(connection)
+            else:
+                connection.done()
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
             log.exception("connection.crashed", error=error)
             connection.close()
         finally:
-            self._busy -= 1
+            self._busy -= not going_on
 
     def hand_over_soon(self, connection: Connection, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         """Have the other server go on with this connection."""

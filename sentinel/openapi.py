@@ -13,6 +13,7 @@ from sentinel import __version__
 from sentinel.job_api import IDEMPOTENCY_KEY_MAX, LIST_LIMIT_MAX
 from sentinel.job_request import API_TOOLS, CONVERSATION_MAX, MESSAGES_MAX, ROLES, TOKENS_MAX
 from sentinel.job_view import API_STATUS
+from sentinel.payload import encode_json
 
 Schema = dict[str, Any]
 
@@ -142,6 +143,12 @@ def _operation(summary: str, name: str, answers: Schema, *parameters: Schema, bo
     if public:
         operation["security"] = []
     return operation
+
+
+@cache
+def openapi_json() -> bytes:
+    """The document as JSON: anybody may ask for it, so it must cost next to nothing."""
+    return encode_json(openapi())
 
 
 @cache

@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import attrs
 import pytest
 import trio
 
+from sentinel.connection import Connection
 from sentinel.errors import SentinelError
 from sentinel.http import Request, Response
 from sentinel.http1 import Limits, Reader
-from sentinel.lane import Handle, Lane
+from sentinel.lane import SLOW_AT_A_TIME, Handle, Lane
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -425,3 +426,66 @@ async def test_without_descriptors_it_waits() -> None:
         for client in clients:
             client.close()
         await first.aclose()
+
+
+async def test_many_requests_at_once_hold_up_nobody() -> None:
+    """Hundreds of connections that send many requests each do not keep one request of another from its turn."""
+    handled: list[str] = []
+
+    async def handle(request: Request) -> Response:
+        handled.append(request.path)
+        return Response(200)
+
+    flood = b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n" * 20
+    async with open_lane(handle=handle) as (_, address), AsyncExitStack() as held:
+        streams = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(300)]
+        good = await held.enter_async_context(await trio.open_tcp_stream(*address))
+        for stream in streams:
+            stream.socket._sock.send(flood)
+        with trio.fail_after(10):
+            while len(handled) < 400:
+                await trio.lowlevel.checkpoint()
+            before = len(handled)
+            await good.send_all(b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b"200 OK" in await good.receive_some()
+            assert handled.index("/good") - before < 300
+            while handled.count("/flood") < 6_000:
+                await trio.sleep(0.01)
+
+
+async def test_requests_behind_others_need_not_wait_for_them() -> None:
+    """Second requests of many connections that take long are handled at the same time."""
+
+    async def handle(request: Request) -> Response:
+        await trio.sleep(0.5 if request.path == "/slow" else 0)
+        return Response(200)
+
+    two = GET + b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    async with open_lane(handle=handle) as (_, address):
+        with trio.fail_after(2):  # a few at a time would take 3 s
+            async with trio.open_nursery() as nursery:
+                for _ in range(200):
+                    nursery.start_soon(exchange, address, two)
+
+
+async def test_who_dawdles_comes_behind_who_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of connections that send a byte each, few are looked at before one that sends a whole request; then all are."""
+    told: list[bool] = []
+    ready = Connection.ready
+    monkeypatch.setattr(Connection, "ready", lambda connection, events: told.append(connection.slow) or ready(connection, events))
+    async with open_lane() as (lane, address), AsyncExitStack() as held:
+        streams = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(500)]
+        good = await held.enter_async_context(await trio.open_tcp_stream(*address))
+        for stream in streams:
+            await stream.send_all(b"GET / HTTP/1.1\r\nX: ")
+        await trio.sleep(0.2)
+        told.clear()
+        for stream in streams:
+            stream.socket._sock.send(b"y")
+        good.socket._sock.send(GET)
+        assert b"200 OK" in await good.receive_some()
+        assert told.index(False) <= SLOW_AT_A_TIME
+        with trio.fail_after(5):
+            while told.count(True) < 500:
+                await trio.lowlevel.checkpoint()
+        assert lane.connections == 501
