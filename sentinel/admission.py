@@ -117,14 +117,18 @@ class Admission:
         whole = self._passage(asking, REQUEST_CHECKS, arrival.caller)
         passages: list[Passage] = []
         accounts: list[tuple[Account, ...]] = []
-        for sender in arrival.senders:
-            end_user = f"{arrival.way}/{sender}" if sender else ""
-            passage = whole if whole.told else self._person(asking, arrival.caller, end_user, whole)
-            if accounts and not passage.told and self._is_used_up(asking):
-                passage = USED_UP
-            if not passage.told:
-                accounts.append(self._count(asking.tenant, end_user, terms))
-            passages.append(passage)
+        try:
+            for sender in arrival.senders:
+                end_user = f"{arrival.way}/{sender}" if sender else ""
+                passage = whole if whole.told else self._person(asking, arrival.caller, end_user, whole)
+                if accounts and not passage.told and self._is_used_up(asking):
+                    passage = USED_UP
+                if not passage.told:
+                    accounts.append(self._count(asking.tenant, end_user, terms))
+                passages.append(passage)
+        except BaseException:
+            self.settle(Admitted((), accounts=accounts), ())  # one of them refuses all: those before it are not kept either
+            raise
         for bucket in limits if accounts else ():
             self.limiter.take(bucket, asking.now_ns, len(accounts))
         metering = Metering.USER if terms.counts_users else Metering.TENANT

@@ -241,3 +241,12 @@ def test_the_api_is_told_the_limits() -> None:
 def test_the_table_is_whole() -> None:
     """Every row says for every caller what a refusal means."""
     assert all(isinstance(check.treatment(caller), Treatment) for check in CHECKS for caller in Caller)
+
+
+def test_a_batch_that_is_refused_in_the_middle_counts_nothing() -> None:
+    """Where one person's refusal is the whole request's, those before in the same request are not counted as let in."""
+    made = admission(Terms(jobs=2, user_jobs=5), used={BOB: Used(5)})
+    for _ in range(3):
+        with pytest.raises(QuotaUsedUp):
+            made.admit(arrival(Caller.SENDER, "ada", "bob"), NOW)
+    assert made.admit(arrival(Caller.SENDER, "ada", "eve"), NOW).passages == [PASSES, PASSES]
