@@ -239,7 +239,11 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
         """The workers that have not been declared dead."""
 
     def prune(self, before: float) -> int:
-        """Remove up to 1,000 jobs that ended before that time, with all that belongs to them; how many. Quarantined ones stay."""
+        """
+        Remove up to 1,000 jobs that ended before that time, with all that belongs to them; how many. Quarantined ones stay.
+
+        Receivers that were gone before it are forgotten.
+        """
 
 
 class Bell(Protocol):

@@ -38,6 +38,7 @@ from sentinel.records.sql_watching import SqlWatching
 PRUNED_TABLES = (
     "prune_usage",
     "prune_workers",
+    "prune_gone_receivers",
     "prune_steps",
     "prune_outbox",
     "prune_effects",

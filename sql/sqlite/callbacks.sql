@@ -62,3 +62,7 @@ DELETE FROM callback_attempts WHERE job_id IN (SELECT id FROM jobs WHERE finishe
 
 -- name: prune_callbacks
 DELETE FROM callbacks WHERE job_id IN (SELECT id FROM jobs WHERE finished_at < :before AND state <> 'quarantined' ORDER BY finished_at LIMIT 1000)
+
+-- name: prune_gone_receivers
+-- By the table's age, not by its callbacks: whoever sends there again after so long has one attempt, which tells.
+DELETE FROM gone_receivers WHERE gone_at < :before

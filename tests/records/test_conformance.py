@@ -1079,6 +1079,21 @@ class TestPrune:
         assert bench.record.prune(NOW + 50) == 0
         assert all(bench.record.find_job(job_id) for job_id in kept)
 
+    def test_gone_receivers_are_forgotten(self, bench, dead_process):
+        """A receiver that answered 410 is known as gone for the retention; then one callback may ask again."""
+        for _ in range(2):
+            end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        (callback,) = bench.record.claim_callbacks(1, 30, NOW)
+        bench.record.settle_callback(callback, Attempt("failed", "410", None, 410, gone=True), NOW + 60)
+        bench.record.prune(NOW)
+        (other,) = bench.record.claim_callbacks(1, 30, NOW)
+        assert other.gone_at == NOW + 60
+        bench.record.settle_callback(other, Attempt("pending", "later", NOW, tried=False), NOW)
+        bench.record.prune(NOW + 61)
+        end_as(bench, State.SUCCEEDED, dead_process, options=CALLBACK)
+        (later,) = bench.record.claim_callbacks(1, 30, NOW + 61)
+        assert later.gone_at is None
+
     def test_a_thousand_at_a_time(self, bench):
         """One call removes no more than a thousand, so that nobody waits long for it."""
         ids = bench.accept(*[new_job() for _ in range(1005)])
