@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sentinel.errors import GenerationFailed, ModelUnavailable
@@ -96,9 +98,44 @@ def test_a_template_that_cannot_be_used_fails_the_job(source):
         parts([user("x")], source)
 
 
+ENDLESS = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a loop with a test": "{% for a in range(9**5) if a %}{% for b in range(9**5) if b < 0 %}{{ loop }}{% endfor %}{% endfor %}",
+    "a macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}",
+    "a recursive loop": "{% for a in messages * 40 recursive %}{{ loop(messages * 40) if loop.depth < 9 }}{% endfor %}",
+    "a large power": "{{ 9 ** (9 ** 9) }}",
+    "a long text": "{{ 'x' * 10 ** 10 }}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
+def test_a_template_that_does_not_end_fails_the_job(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that computes without end is stopped, and compiling it computes nothing."""
+    monkeypatch.setattr("worker.chat_template.RENDER_SECONDS_MAX", 0.05)
+    began = time.thread_time()
+    with pytest.raises(GenerationFailed, match=r"does not come to an end|makes too much at once"):
+        parts([user("x")], CHATML + source)
+    assert time.thread_time() - began < 1
+
+
+def test_loops_are_as_templates_know_them() -> None:
+    """What tells a template where it is in a loop says the truth, and the arithmetic that templates do is let through."""
+    loop = "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}"
+    source = loop + "{{ '-' * 3 }}{{ 2 ** 5 * 2 }}"
+    (text, *_), _ = zip(*parts([user(""), user("")], source), strict=True)
+    assert text == "1/2,2/2---64"
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
-    [(None, "base model"), ("", "base model"), ("{% if %}", "cannot be read"), ("x" * 300_000, "longer than")],
+    [
+        (None, "base model"),
+        ("", "base model"),
+        ("{% if %}", "cannot be read"),
+        ("x" * 300_000, "longer than"),
+        ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "cannot be read"),
+        ("{% if 1 %}" * 120 + "{% endif %}" * 120, "cannot be read"),
+    ],
 )
 def test_a_model_without_a_usable_template_is_unavailable(source, message):
     """A base model, or a template that does not compile, is reported when the engine starts."""
