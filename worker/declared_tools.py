@@ -15,6 +15,7 @@ import attrs
 from sentinel import payload
 from sentinel.errors import BadInput, GenerationFailed, HostRests, RefusedAddress, SendFailed
 from sentinel.model import Outgoing
+from worker.grammar import write_grammar
 from worker.json_schema import read_schema
 from worker.tools import OutcomeUnknown, Repeat, Surroundings, Tool, ToolFailed, tools
 
@@ -89,7 +90,7 @@ def _tool(given: Any, place: str) -> DeclaredTool:
         if not valid(values.get(field)):
             raise BadInput(f"{place}.{field} must be {_MEANINGS[field]}.")
     try:
-        read_schema(values["parameters"])
+        write_grammar(read_schema(values["parameters"]))
     except GenerationFailed as error:
         raise BadInput(f"{place}.parameters: {error.detail}") from None
     return DeclaredTool(**{**values, "repeat": Repeat(values["repeat"])})

@@ -1,7 +1,7 @@
 """Chooses tokens with llama.cpp's samplers, and within a grammar where an answer must be JSON. It must not compute or schedule.
 
 A grammar asked about the whole vocabulary takes longer than the model does. So the token is chosen first and then looked up; only
-if the grammar refuses it are the likeliest others looked up, and only if it refuses those too, all. (llama.cpp's own order.)
+if the grammar refuses it are the likeliest others looked up, then more of them, and only if it refuses those too, all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from sentinel.errors import GenerationFailed
 from worker.engine import Prompt
 
-LIKELIEST_LOOKED_UP = 128
+LIKELIEST_LOOKED_UP = (128, 4096)
 PENALTY_TOKENS = 64
 TOP_K = 40
 
@@ -59,10 +59,8 @@ class Sampler:
     def _choose_allowed(self, row: int) -> int:
         """The chain's choice among the likeliest that the grammar allows; if it allows nothing, the end."""
         logits = np.ctypeslib.as_array(native.llama_get_logits_ith(self._context, row), (self._tokens,))
-        likeliest = (
-            np.argpartition(logits, -LIKELIEST_LOOKED_UP)[-LIKELIEST_LOOKED_UP:] if self._tokens > LIKELIEST_LOOKED_UP else ()
-        )
-        for tokens in (likeliest, np.arange(self._tokens)):
+        for count in (*LIKELIEST_LOOKED_UP, self._tokens):
+            tokens = np.argpartition(logits, -count)[-count:] if count < self._tokens else np.arange(self._tokens)
             candidates = _Candidates(len(tokens))
             candidates.view["id"], candidates.view["logit"] = tokens, logits[tokens]
             native.llama_sampler_apply(self._grammar, candidates.reference)

@@ -190,6 +190,37 @@ def test_a_grammar_has_a_bound_in_all():
         write_grammar(read_schema(schema))
 
 
+def ranges(count: int) -> dict[str, Any]:
+    """A whole number in one of so many ranges."""
+    return {"anyOf": [{"type": "integer", "minimum": -12_345 - n, "maximum": 7**17 + n} for n in range(count)]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        ranges(40),
+        {"type": "array", "items": ranges(40)},
+        {"type": "object", "properties": {"a": ranges(40)}},
+        {"anyOf": [{"enum": list(range(150))}, {"enum": list(range(150, 300))}, {"enum": list(range(300, 450))}]},
+    ],
+    ids=["ranges", "in a list", "in a field", "values"],
+)
+def test_a_grammar_may_not_go_on_in_too_many_ways(schema):
+    """What would take the model's library seconds for each token is refused, with the numbers."""
+    with pytest.raises(GenerationFailed, match=r"leave \d{3} ways to go on at one place; there may be 400"):
+        write_grammar(read_schema(schema))
+
+
+def test_wide_schemas_that_take_a_moment_are_used():
+    """A list of all values that there may be, many optional fields, and some ranges are no trouble."""
+    for schema in (
+        {"enum": list(range(200))},
+        {"type": "object", "properties": {f"f{n}": {"type": "integer"} for n in range(290)}},
+        ranges(12),
+    ):
+        write_grammar(read_schema(schema))
+
+
 def test_only_one_of_one_of():
     """`oneOf` does not accept what two of its options accept."""
     node = read_schema({"oneOf": [{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 5}]})
