@@ -131,7 +131,8 @@ INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :pro
 UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id = :worker AND dead_at IS NULL
 
 -- name: set_progress
-UPDATE jobs AS j SET progress = g.progress
+-- A report that comes late takes nothing back: the reply may be there by now.
+UPDATE jobs AS j SET progress = greatest(j.progress, g.progress)
 FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :progress::float8[]) AS g(id, token, progress)
 WHERE j.id = g.id AND j.lease_token = g.token
 

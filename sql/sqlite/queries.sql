@@ -101,7 +101,8 @@ INSERT INTO workers(name, process, slots, status, last_seen) VALUES (:name, :pro
 UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id = :worker AND dead_at IS NULL
 
 -- name: set_progress
-UPDATE jobs SET progress = :progress WHERE id = :id AND lease_token = :token
+-- A report that comes late takes nothing back: the reply may be there by now.
+UPDATE jobs SET progress = max(progress, :progress) WHERE id = :id AND lease_token = :token
 
 -- name: leases
 SELECT id, lease_token, cancel_at FROM jobs WHERE worker_id = :worker AND state = 'running'

@@ -108,6 +108,16 @@ class TestWatching:
         (later,) = bench.record.glimpses([claim.job.id])
         assert later.milestone != seen[claim.job.id].milestone
 
+    def test_progress_does_not_go_back(self, bench):
+        """A report that comes behind a later one, or behind the reply, takes nothing back."""
+        claim = bench.running()
+        for reported, kept in ((0.5, 0.5), (0.3, 0.5), (0.7, 0.7)):
+            bench.record.heartbeat(bench.worker, 4, "ready", [Progress(claim.job.id, claim.lease_token, reported)], NOW)
+            assert bench.job(claim.job.id).progress == kept
+        bench.reply(claim)
+        bench.record.heartbeat(bench.worker, 4, "ready", [Progress(claim.job.id, claim.lease_token, 0.9)], NOW)
+        assert bench.job(claim.job.id).progress == 1
+
     def test_a_stale_lease_tells_nothing(self, bench):
         """Without the lease the text stays as it was, and with the job it goes."""
         claim = bench.running()
