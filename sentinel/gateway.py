@@ -168,7 +168,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             settings=settings,
             directory=directory,
             webhooks=Webhooks(directory, intake, admission, Billing(reader), settings.text_characters_max),
-            jobs=JobApi(directory, intake, reader, watch, streams, admission),
+            jobs=JobApi(directory, intake, reader, watch, streams, admission, settings.document_bytes_max),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
             monitor=Monitor(reader, intake, keeper),

@@ -19,7 +19,7 @@ from sentinel.errors import BadInput, KeyReused, NotFound, SentinelError, Unavai
 from sentinel.http import Headers, Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_events import JobStreams
-from sentinel.job_request import JobRequest, parse_job_request
+from sentinel.job_request import DOCUMENT_BYTES_MAX, JobRequest, parse_job_request
 from sentinel.job_view import API_STATUS, iso, job_document
 from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, Key, NewJob, State, job_id, random_id
 from sentinel.records import JobFilter, Store
@@ -44,6 +44,7 @@ class JobApi:
     watch: Watch
     streams: JobStreams
     admission: Admission
+    document_bytes_max: int = DOCUMENT_BYTES_MAX
     look_seconds_max: float = 0.1
 
     async def submit(self, request: Request, now: float) -> Response:
@@ -51,7 +52,7 @@ class JobApi:
         key = self.directory.authenticate(request, JOBS_WRITE)
         tenant = key.tenant
         check_media(request, ("application/json",))
-        wanted = parse_job_request(request.body)
+        wanted = parse_job_request(request.body, self.document_bytes_max)
         job = _new_job(wanted, request, tenant, now)
         created, limits = await self._keep(job, key, now)
         if not created:
@@ -181,8 +182,11 @@ def _new_job(wanted: JobRequest, request: Request, tenant: str, now: float) -> N
 
 
 def _said(wanted: JobRequest) -> str:
-    """What the user said, the newest last."""
-    return "\n".join([message["content"] for message in wanted.input if message["role"] == "user"])[-SCREENED_CHARACTERS_MAX:]
+    """What the user said, the newest last, and before it the end of the document."""
+    said = [message["content"] for message in wanted.input if message["role"] == "user"]
+    if document := wanted.options.get("document"):
+        said.insert(0, document["text"][-SCREENED_CHARACTERS_MAX:])
+    return "\n".join(said)[-SCREENED_CHARACTERS_MAX:]
 
 
 def _just_accepted(job: NewJob) -> dict[str, Any]:

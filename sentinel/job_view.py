@@ -53,7 +53,16 @@ def full_document(job: Job, story: list[Step], callback: CallbackState | None = 
     """The job as an operator sees it: the public document, its state, its tenant, its input, and every step."""
     steps = [{"at": iso(step.at), "step": step.step, "attempt": step.attempt, "detail": step.detail} for step in story]
     more = {"state": job.state, "tenant": job.tenant, "sender": job.sender, "rescues": job.rescues, "last_error": job.last_error}
-    return job_document(job, callback=callback) | more | {"input": list(job.input), "replay_of": job.replay_of, "events": steps}
+    return job_document(job, callback=callback) | more | {"input": _input(job), "replay_of": job.replay_of, "events": steps}
+
+
+def _input(job: Job) -> list[dict[str, Any]]:
+    """The messages, and of a document what it is: its text may be long."""
+    messages, document = [dict(message) for message in job.input], job.document
+    if document is not None:
+        said = f"{document.title or 'without a title'}, {len(document.text)} characters"
+        messages.append({"role": "document", "content": said})
+    return messages
 
 
 def iso(seconds: float | None) -> str | None:

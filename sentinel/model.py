@@ -136,6 +136,14 @@ class Event:
 
 
 @attrs.frozen
+class Document:
+    """A text that a job is about, of any length. `title` is "" if it has none."""
+
+    text: str = attrs.field(repr=False)
+    title: str = ""
+
+
+@attrs.frozen
 class NewJob:
     """
     A job that has not been written yet. `input` is a list of {"role", "content"}; `options` is what the caller asked for.
@@ -200,6 +208,12 @@ class Job:
     def chat(self) -> Chat | None:
         """The conversation that the job belongs to, if any."""
         return Chat(self.tenant, self.channel, self.source, self.conversation) if self.conversation is not None else None
+
+    @property
+    def document(self) -> Document | None:
+        """The document that came with the input, if any. It is kept among the options: no turn of a chat holds it."""
+        given = self.options.get("document")
+        return None if given is None else Document(given["text"], given.get("title", ""))
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import Any
 
 from sentinel import __version__
 from sentinel.job_api import IDEMPOTENCY_KEY_MAX, LIST_LIMIT_MAX
-from sentinel.job_request import API_TOOLS, CONVERSATION_MAX, MESSAGES_MAX, ROLES, TOKENS_MAX
+from sentinel.job_request import API_TOOLS, CONVERSATION_MAX, MESSAGES_MAX, ROLES, TITLE_MAX, TOKENS_MAX
 from sentinel.job_view import API_STATUS
 from sentinel.payload import encode_json
 
@@ -59,6 +59,10 @@ def _schemas() -> Mapping[str, Schema]:
     message = _object(["role", "content"], role={"enum": list(ROLES)}, content=TEXT | {"minLength": 1}) | {
         "additionalProperties": False
     }
+    document = _object(
+        ["type", "text"], type={"const": "document"}, text=TEXT | {"minLength": 1}, title=TEXT | {"maxLength": TITLE_MAX}
+    )
+    document |= CLOSED | {"description": "one text that may be longer than the model's context; the last message asks about it"}
     status = {"enum": sorted(set(API_STATUS.values()))}
     known = dict.fromkeys(("id", "channel", "source", "status_url", "cancel_url"), TEXT)
     times = dict.fromkeys(("created_at", "run_at", "started_at", "finished_at", "cancel_requested_at"), WHEN)
@@ -77,7 +81,12 @@ def _schemas() -> Mapping[str, Schema]:
         "metadata": {"type": "object"},
     }  # fmt: skip
     asked = {
-        "input": {"oneOf": [TEXT, {"type": "array", "items": message, "minItems": 1, "maxItems": MESSAGES_MAX}]},
+        "input": {
+            "oneOf": [
+                TEXT,
+                {"type": "array", "items": {"oneOf": [message, document]}, "minItems": 1, "maxItems": MESSAGES_MAX},
+            ]
+        },
         "callback_url": TEXT | {"format": "uri", "description": "gets the result, signed per Standard Webhooks"},
         "conversation": TEXT | {"minLength": 1, "maxLength": CONVERSATION_MAX, "description": "jobs of one are answered in order"},
         "metadata": {"type": "object", "description": "comes back as it was"},

@@ -229,6 +229,19 @@ class Settings:
         20.0, _seconds, "seconds, more than 0 and at most 86400", "a tool that takes longer has failed"
     )
     tool_output_max: int = _setting(4000, _count, "a whole number, at least 1", "characters of a tool's result that the model sees")
+    document_bytes_max: int = _setting(
+        524_288, _count, "a whole number of bytes, at least 1", "a larger document in a job of the API gets 400"
+    )
+    document_part_tokens_max: int = _setting(
+        2048,
+        _count,
+        "a whole number, at least 1",
+        "tokens of one part of a long document with all that is asked and answered about it; never more than the context",
+    )
+    document_parts_max: int = _setting(200, _count, "a whole number, at least 1", "a document that has more parts has failed")
+    document_seconds_max: float = _setting(
+        3600.0, _seconds, "seconds, more than 0 and at most 86400", "one attempt at a job with a document; another goes on there"
+    )
     memory_tokens_max: int = _setting(
         1024,
         _count,

@@ -6,28 +6,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
-import trio
 
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import SentinelError
-from sentinel.model import Claim, Source
+from sentinel.model import Claim, Document, Source
 from sentinel.outbound import Outbound
 from sentinel.records import Store
 from sentinel.records.memory import Memory
 from sentinel.settings import Settings
-from worker.engine import Engine, Generation, Message, Prompt
+from worker.engine import Engine, Generation, Message, Prompt, within
 from worker.memory import ChatMemory
 from worker.prompts import asks_to_forget, build_result, prompt_for, remembers, system_prompt, with_system
+from worker.reading import Reading
 from worker.tool_loop import ToolLoop, Worked
 from worker.tool_words import ANSWER, ask, described
 from worker.tools import Tool
 from worker.tools_allowed import tools_for
 
 Report = Callable[[float, str], None]  # how far the job is, from 0 to 1, and the next piece of the answer
-
-
-class GenerationTimeout(SentinelError):
-    """The generation took too long."""
 
 
 @attrs.frozen
@@ -62,15 +57,16 @@ class Agent:
             GenerationTimeout: it took longer than it may.
             LeaseLost, Unavailable: the job is somebody else's, or the record cannot tell.
         """
-        with trio.move_on_after(self.settings.generation_seconds_max) as patience:
+        document = claim.job.document
+        with within(self.settings.document_seconds_max if document else self.settings.generation_seconds_max):
             known = await self._known(claim)
             if source is not None and known.held:
                 return Answer(build_result("", "held"), silent=True)
             if source is not None and asks_to_forget(claim.job):
                 return await self._forget(claim)
+            if document:
+                return await self._answer_about(claim, source, document, report)
             return await self._generate(claim, source, known, report)
-        assert patience.cancelled_caught
-        raise GenerationTimeout
 
     async def _known(self, claim: Claim) -> Memory:
         chat = claim.job.chat
@@ -91,6 +87,14 @@ class Agent:
         messages = ask(worked.messages, ANSWER) if worked.effects else worked.messages
         generation = await self._run(prompt_for(claim.job, messages, self.settings), report)
         return Answer(build_result(generation.text, generation.finish_reason, *worked.generations, generation))
+
+    async def _answer_about(self, claim: Claim, source: Source | None, document: Document, report: Report) -> Answer:
+        """The answer to what is asked about a document; without tools, and without the chat's past."""
+        messages = with_system(claim.job.input, system_prompt(source, self.settings))
+        reading = Reading(self.settings, self.store, self.engine, claim, document, messages, report)
+        prompt = prompt_for(claim.job, await reading.run(), self.settings)
+        generation = await self._run(prompt, reading.answering)
+        return Answer(build_result(generation.text, generation.finish_reason, *reading.generations, generation))
 
     async def _messages(self, claim: Claim, source: Source | None, known: Memory, tools: Mapping[str, Tool]) -> list[Message]:
         """The system prompt, what the chat remembers as far as there is room, and the new messages."""

@@ -5,18 +5,32 @@ The model's library lives in `llama.py` alone, imported only when a GGUF file is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import attrs
+import trio
 
-from sentinel.errors import GenerationFailed
+from sentinel.errors import GenerationFailed, SentinelError
 from worker.json_schema import Node, parse_answer, read_schema
 
 Progress = Callable[[int, str], None]
 Message = Mapping[str, Any]
+
+
+class GenerationTimeout(SentinelError):
+    """The generation took too long."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Ends what is in the block after so long, with a GenerationTimeout."""
+    with trio.move_on_after(seconds) as patience:
+        yield
+    if patience.cancelled_caught:
+        raise GenerationTimeout
 
 
 @attrs.frozen

@@ -23,11 +23,11 @@ from sentinel.model import Claim, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
-from worker.agent import Agent, GenerationTimeout
+from worker.agent import Agent
 from worker.claiming import Claiming
 from worker.commits import Commits, LeaseLost, insist
 from worker.delivery import Delivery
-from worker.engine import Engine
+from worker.engine import Engine, GenerationTimeout
 from worker.output_check import output_check
 from worker.presence import Presence, Running, Stopped
 from worker.prompts import APOLOGY_FOR, apology_text, build_result, remembers

@@ -18,6 +18,14 @@ APOLOGY_FOR = "apology_for"  # in the result of a job that failed: what was said
 
 # "/forget", also with a bot's name behind it (Telegram, in groups) or a mention before it (Slack).
 _FORGET = re.compile(r"\s*(?:<@\w+>\s*)?[/!]forget(?:@\w+)?\s*", re.ASCII | re.IGNORECASE)
+# What is said before a document or a part of it, and before the answers to its parts; the second of each where there is another.
+_DOCUMENT = (
+    ("Below is {name}.", "Below is part {place} of {name}. Answer for this part alone; the answers are put together later."),
+    (
+        "Below is what was answered for the parts of {name}, in order. Put it together into one answer.",
+        "Below is some of what was answered for the parts of {name}, in order. Put it together; the rest is added later.",
+    ),
+)
 SUMMARISE = "Summarise this conversation in a few sentences. Keep names, numbers, wishes and promises.\n\n"
 
 
@@ -44,6 +52,17 @@ def with_system(messages: Sequence[Message], system: str, more: str = "") -> lis
     if messages[0]["role"] == "system":
         system, messages = messages[0]["content"], messages[1:]
     return [{"role": "system", "content": f"{system}\n\n{more}" if more else system}, *messages]
+
+
+def about_document(messages: Sequence[Message], title: str, text: str, level: int, place: str = "") -> list[Message]:
+    """
+    The messages with a document's text behind the last of them: all of it, or the part at `place` ("3 of 12").
+
+    From level 1 on the text is what was answered for the document's parts.
+    """
+    name = f'the document "{title}"' if title else "the document"
+    said = _DOCUMENT[level > 0][bool(place)].format(name=name, place=place)
+    return [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n\n{said}\n\n{text}"}]
 
 
 def turn_messages(turn: Turn) -> list[Message]:

@@ -37,13 +37,18 @@ async def answer(models: bytes, chat: bytes, stream: trio.SocketStream) -> None:
 
 
 @asynccontextmanager
-async def asking(chat: bytes, models: bytes = response(200, MODELS), name: str = "two") -> AsyncIterator[Engine]:
+async def serving(chat: bytes, models: bytes = response(200, MODELS), name: str = "two") -> AsyncIterator[str]:
+    """The setting for a model of a server that says the same to every chat."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, partial(answer, models, chat), 0)
-        port = listeners[0].socket.getsockname()[1]
-        async with open_engine(f"http://127.0.0.1:{port}#{name}") as engine:
-            yield engine
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}#{name}"
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def asking(chat: bytes, models: bytes = response(200, MODELS), name: str = "two") -> AsyncIterator[Engine]:
+    async with serving(chat, models, name) as url, open_engine(url) as engine:
+        yield engine
 
 
 def event(content: str, finish_reason: str | None = None) -> bytes:
