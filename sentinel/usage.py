@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from sentinel.admission import Admission
-from sentinel.edge.quota import Ledger, month_of
+from sentinel.edge.quota import month_of
 from sentinel.errors import Unavailable
 from sentinel.logs import Outage
 from sentinel.processes import process_name
@@ -21,8 +21,6 @@ from sentinel.records import Store
 FOLLOW_SECONDS = 1.0
 IDLE_SECONDS = 10.0  # as long as nobody is limited
 BEAT_SECONDS = 4.0
-SLACK_SECONDS = 30.0  # what was counted so long before the last look is asked for again: it may have been on its way then
-EVER_SECONDS = 1e9
 
 
 @attrs.define(eq=False)
@@ -33,6 +31,7 @@ class UsageFollower:
     admission: Admission
     name: str = attrs.field(factory=process_name)
     _beat_at: float = float("-inf")
+    _mark: float = 0
 
     async def start(self) -> None:
         """Look for the first time; without an answer it is not known what was used."""
@@ -47,6 +46,7 @@ class UsageFollower:
             try:
                 await self.refresh()
             except Unavailable as error:
+                self._mark = 0  # what answers next may be a copy that knows less than the record did
                 outage.failed(error.detail)
             else:
                 outage.over()
@@ -59,8 +59,9 @@ class UsageFollower:
         ledger, month, began_ns = self.admission.ledger, month_of(time.time()), time.monotonic_ns()
         ledger.turn_to(month)
         ledger.look()
-        found = await self.store.call(self.store.record.usage, month, _age_seconds(ledger, began_ns))
-        ledger.learn(month, found, began_ns)
+        look = await self.store.call(self.store.record.usage, month, self._mark if ledger.looked_at_ns is not None else 0)
+        ledger.learn(month, look.used, began_ns)
+        self._mark = look.mark
         self.admission.limiter.sweep(time.monotonic_ns())
 
     async def leave(self) -> None:
@@ -68,7 +69,3 @@ class UsageFollower:
         if self._beat_at > float("-inf"):
             with suppress(Unavailable):
                 await self.store.call(self.store.record.forget_gateway, self.name)
-
-
-def _age_seconds(ledger: Ledger, now_ns: int) -> float:
-    return EVER_SECONDS if ledger.looked_at_ns is None else (now_ns - ledger.looked_at_ns) / 1e9 + SLACK_SECONDS

@@ -37,7 +37,7 @@ def admission(terms: Terms = UNLIMITED, status: Status = Status.ACTIVE, used: di
     directory = Directory(subscriptions={"acme": Subscription("acme", "pro", status, terms=terms)})
     made = Admission(lambda: directory, clock_ns=Clock())
     made.ledger.turn_to(month_of(NOW))
-    made.ledger.learn(month_of(NOW), (used or {}).items(), 100 * SECOND_NS)
+    made.ledger.learn(month_of(NOW), used or {}, 100 * SECOND_NS)
     return made
 
 

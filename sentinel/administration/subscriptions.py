@@ -15,8 +15,6 @@ from sentinel.edge.subscriptions import Status, Subscription, standing
 from sentinel.errors import Conflict, NotFound
 from sentinel.job_view import iso
 
-EVER_SECONDS = 1e9
-
 
 def set_plan(admin: Administrator, name: str, terms: Mapping[str, str]) -> dict[str, Any]:
     """Add a plan, or replace its terms for all its subscriptions. Raises BadInput for a term that is none."""
@@ -67,7 +65,7 @@ def end(admin: Administrator, tenant: str) -> dict[str, Any]:
 def show(admin: Administrator, tenant: str) -> dict[str, Any]:
     """The subscription, and what was used this month. Raises NotFound."""
     month = month_of(admin.now)
-    used = dict(admin.record.usage(month, EVER_SECONDS)).get(Account(tenant), Used())
+    used = admin.record.usage(month).used.get(Account(tenant), Used())
     usage = {"month": month, "jobs": used.jobs, "tokens": used.tokens}
     return document(_found(admin, tenant), admin.now) | {"used": usage}
 

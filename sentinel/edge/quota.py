@@ -7,7 +7,7 @@ record, so together they let in at most one job too many for each other process.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -98,7 +98,7 @@ class Ledger:
             self._kept_before[account] = self._kept_before.get(account, 0) + jobs
         self._kept = {}
 
-    def learn(self, month: str, found: Iterable[tuple[Account, Used]], began_ns: int) -> None:
+    def learn(self, month: str, found: Mapping[Account, Used], began_ns: int) -> None:
         """What the look has found: whatever was kept before it began is counted there now."""
         if month == self.month:
             self._known.update(found)

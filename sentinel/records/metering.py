@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import attrs
+
 from sentinel.edge.plans import Terms
 from sentinel.edge.quota import Account, Used
 from sentinel.edge.subscriptions import Subscription
 
 GATEWAY_SILENT_SECONDS = 12.0  # a gateway that was not seen for so long has no share of the limits any more
+
+
+@attrs.frozen
+class Look:
+    """What was used, as a look at the record has found it; the next one may begin at `mark`, which only that record understands."""
+
+    used: Mapping[Account, Used]
+    mark: float
 
 
 class MeteringRecord(Protocol):
@@ -24,8 +34,8 @@ class MeteringRecord(Protocol):
     def put_subscription(self, subscription: Subscription, now: float) -> bool:
         """Set a tenant's subscription; False if there is no such tenant or plan, or a newer one by `event_at`."""
 
-    def usage(self, month: str, age_seconds: float) -> list[tuple[Account, Used]]:
-        """What was used in that month, of all whose use has changed within `age_seconds`, and perhaps of others."""
+    def usage(self, month: str, since: float = 0) -> Look:
+        """What was used in that month, of all whose use has changed since the look with the mark `since`, and perhaps of others."""
 
     def add_up_usage(self) -> None:
         """Bring what is counted into its final form, where a store counts in two steps. Changes no sum."""

@@ -9,7 +9,7 @@ from sentinel.edge.plans import Terms, overlaid, parse_terms, terms_text
 from sentinel.edge.quota import Account, Used
 from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.records import rows
-from sentinel.records.metering import GATEWAY_SILENT_SECONDS
+from sentinel.records.metering import GATEWAY_SILENT_SECONDS, Look
 from sentinel.records.statements import Statements
 
 
@@ -29,9 +29,10 @@ class SqlMetering(Statements):
         with self._transaction():
             return bool(self._run("put_subscription", terms=rows.encode(terms_text(subscription.special)), **values))
 
-    def usage(self, month: str, age_seconds: float) -> list[tuple[Account, Used]]:
-        found = self._all("usage", month=month, age_seconds=age_seconds)
-        return [(Account(row["tenant"], row["end_user"]), Used(int(row["jobs"]), int(row["tokens"]))) for row in found]
+    def usage(self, month: str, since: float = 0) -> Look:
+        mark = self._one("usage_mark", month=month)["mark"]  # asked first: what changes meanwhile is found now or by the next look
+        found = self._all("usage", month=month, since=since)
+        return Look({Account(row["tenant"], row["end_user"]): Used(row["jobs"], row["tokens"]) for row in found}, mark)
 
     def add_up_usage(self) -> None:
         """Nothing: what is counted is final."""

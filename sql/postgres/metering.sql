@@ -17,22 +17,32 @@ ON CONFLICT(tenant) DO UPDATE SET plan = excluded.plan, status = excluded.status
     terms = excluded.terms, event_at = excluded.event_at, updated_at = excluded.updated_at
 WHERE subscriptions.event_at <= excluded.event_at
 
+-- name: usage_mark
+-- Whatever changes a sum and cannot be seen yet is done by this transaction or by a later one.
+SELECT txid_snapshot_xmin(txid_current_snapshot()) AS mark
+
 -- name: usage
--- What was touched lately, in full: the news that nobody has added up yet, and what was added up within `age_seconds`.
-WITH news AS MATERIALIZED (SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens FROM usage_news WHERE month = :month GROUP BY 1, 2)
-SELECT tenant, end_user, coalesce(n.jobs, 0) + coalesce(u.jobs, 0) AS jobs, coalesce(n.tokens, 0) + coalesce(u.tokens, 0) AS tokens
-FROM news AS n FULL JOIN (
-    SELECT tenant, end_user, jobs, tokens FROM usage
-    WHERE month = :month AND (touched_at >= extract(epoch FROM clock_timestamp()) - :age_seconds::float8 OR (tenant, end_user) IN (SELECT tenant, end_user FROM news))
-) AS u USING (tenant, end_user)
+-- What was changed by the transaction `since` or a later one, in full: the news that nobody has added up yet, and what was. No join but
+-- by a key: the planner does not know how much news there is.
+WITH news AS MATERIALIZED (
+    SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens, max(changed_by) AS changed_by
+    FROM usage_news WHERE month = :month GROUP BY 1, 2)
+SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens
+FROM (SELECT * FROM news
+      UNION ALL (
+          SELECT tenant, end_user, jobs, tokens, changed_by FROM usage WHERE month = :month AND changed_by >= :since::bigint
+          UNION SELECT u.* FROM news AS n CROSS JOIN LATERAL (
+              SELECT tenant, end_user, jobs, tokens, changed_by FROM usage WHERE tenant = n.tenant AND month = :month AND end_user = n.end_user OFFSET 0
+          ) AS u WHERE n.changed_by >= :since::bigint)
+) AS every GROUP BY 1, 2 HAVING max(changed_by) >= :since::bigint
 
 -- name: add_up_usage
 WITH taken AS (
     DELETE FROM usage_news WHERE place = ANY(ARRAY(SELECT place FROM usage_news ORDER BY place LIMIT 10000 FOR UPDATE SKIP LOCKED)) RETURNING *)
-INSERT INTO usage(tenant, month, end_user, jobs, tokens, touched_at)
-SELECT tenant, month, end_user, sum(jobs), sum(tokens), extract(epoch FROM clock_timestamp()) FROM taken GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+INSERT INTO usage(tenant, month, end_user, jobs, tokens, changed_by)
+SELECT tenant, month, end_user, sum(jobs), sum(tokens), max(changed_by) FROM taken GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 ON CONFLICT (tenant, month, end_user) DO UPDATE
-SET jobs = usage.jobs + excluded.jobs, tokens = usage.tokens + excluded.tokens, touched_at = excluded.touched_at
+SET jobs = usage.jobs + excluded.jobs, tokens = usage.tokens + excluded.tokens, changed_by = greatest(usage.changed_by, excluded.changed_by)
 
 -- name: see_gateway
 INSERT INTO gateways(name, seen_at) VALUES (:name, extract(epoch FROM clock_timestamp()))

@@ -17,9 +17,13 @@ ON CONFLICT(tenant) DO UPDATE SET plan = excluded.plan, status = excluded.status
     terms = excluded.terms, event_at = excluded.event_at, updated_at = excluded.updated_at
 WHERE subscriptions.event_at <= excluded.event_at
 
+-- name: usage_mark
+-- Writers take turns, so what comes later is not earlier by the clock; unless that was set back, and then the present counts.
+SELECT min(coalesce(max(touched_at), 0), (julianday('now') - 2440587.5) * 86400) AS mark FROM usage WHERE month = :month
+
 -- name: usage
-SELECT tenant, end_user, jobs, tokens FROM usage
-WHERE month = :month AND touched_at >= (julianday('now') - 2440587.5) * 86400 - :age_seconds
+-- What was touched since, in full.
+SELECT tenant, end_user, jobs, tokens FROM usage WHERE month = :month AND touched_at >= :since
 
 -- name: see_gateway
 INSERT INTO gateways(name, seen_at) VALUES (:name, (julianday('now') - 2440587.5) * 86400) ON CONFLICT(name) DO UPDATE SET seen_at = excluded.seen_at

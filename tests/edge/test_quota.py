@@ -35,10 +35,10 @@ class TestMonth:
         ledger.look()
         ledger.take(ACME, 1)
         ledger.settle(ACME, 1, 1)
-        ledger.learn("2023-11", [(ACME, Used(10, 5))], 0)
+        ledger.learn("2023-11", {ACME: Used(10, 5)}, 0)
         assert ledger.jobs_left(ACME, 10, 1) == -1
         ledger.turn_to("2023-12")
-        ledger.learn("2023-11", [(ACME, Used(11, 5))], 1)
+        ledger.learn("2023-11", {ACME: Used(11, 5)}, 1)
         assert ledger.jobs_left(ACME, 10, 1) == 10
         assert ledger.looked_at_ns is None
 
@@ -65,11 +65,11 @@ class TestLedger:
             elif step == "read" and looking is not None:
                 looking = kept  # the record is read some time after the look began
             elif step == "learn" and looking is not None:
-                ledger.learn("m", [(ACME, Used(looking))], 1)
+                ledger.learn("m", {ACME: Used(looking)}, 1)
                 looking = None
             assert ledger.jobs_left(ACME, quota, 1) <= quota - kept - under_way
         ledger.look()
-        ledger.learn("m", [(ACME, Used(kept))], 1)
+        ledger.learn("m", {ACME: Used(kept)}, 1)
         assert ledger.jobs_left(ACME, quota, 1) == quota - kept - under_way
 
     @given(st.integers(1, 1000), st.integers(1, 8))
@@ -78,7 +78,7 @@ class TestLedger:
         used = 0
         for _ in range(50):
             left = Ledger(month="m")
-            left.learn("m", [(ACME, Used(used))], 1)
+            left.learn("m", {ACME: Used(used)}, 1)
             used += processes * max(0, left.jobs_left(ACME, quota, processes))
         assert quota <= used <= quota + processes - 1
 

@@ -102,7 +102,7 @@ class TestWebhooks:
         assert (await gateway.handle(first)).status == 200
         named = bool(jobs(record)[-1].sender)
         assert [job.options["notice"]["text"] for job in notices(record)] == ([TEXTS["rate"]] if named else [])
-        used = dict(record.usage(month_of(time.time()), 60))
+        used = record.usage(month_of(time.time())).used
         assert used[Account("default")].jobs == 1
         assert len(used) == (2 if named else 1)
 
@@ -143,7 +143,7 @@ class TestWebhooks:
                 nursery.start_soon(post, gateway, sources["telegram"], number)
         kept = [job for job in jobs(record) if not Notice.of(job.options)]
         assert len(kept) == 3
-        assert record.usage(month_of(time.time()), 60)[0][1].jobs == 3
+        assert record.usage(month_of(time.time())).used[Account("default")].jobs == 3
 
 
 class TestApi:
@@ -197,7 +197,7 @@ class TestApi:
         """What waits for a person and never reaches the model is nobody's use."""
         await gateway.handle(attrs.evolve(webhook(sources["telegram"]), body=b'{"news": true}'))
         assert len(jobs(record)) == 1
-        assert record.usage(month_of(time.time()), 60) == []
+        assert record.usage(month_of(time.time())).used == {}
 
 
 def test_every_channel_says_what_a_refusal_means_to_it() -> None:

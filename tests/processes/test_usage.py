@@ -14,8 +14,6 @@ from sentinel.edge.subscriptions import Subscription
 from sentinel.records import JobFilter
 from tests.processes.harness import running_sentinel
 
-EVER = 1e9
-
 
 @pytest.mark.slow
 async def test_usage_is_what_was_kept(tmp_path: Path) -> None:
@@ -36,7 +34,7 @@ async def test_usage_is_what_was_kept(tmp_path: Path) -> None:
                     running.kill("serve", "worker")
                 await trio.sleep(0.02)
         await running.wait_all_ended(list(running.all_jobs()), 30)
-        used = dict(running.record.usage(month_of(time.time()), EVER))
+        used = running.record.usage(month_of(time.time())).used
         people = {account: each for account, each in used.items() if account.end_user}
         assert len(running.all_jobs()) == used[Account("demo")].jobs == sum(each.jobs for each in people.values()) == 60
         tokens = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -16,14 +17,13 @@ from sentinel.records import Record, Reply
 from tests.records.conftest import NOW, TENANT, Bench, new_job
 
 MONTH = "2023-11"
-EVER = 1e9
 PRO = Terms(jobs=100, tenant_rate=Rate(60, 60))
 BOB = Account(TENANT, "telegram/bot/bob")
 
 
-def usage(record: Record, month: str = MONTH, age_seconds: float = EVER) -> dict[Account, Used]:
+def usage(record: Record, month: str = MONTH) -> Mapping[Account, Used]:
     """What the store says was used."""
-    return dict(record.usage(month, age_seconds))
+    return record.usage(month).used
 
 
 def reply(bench: Bench, claim: Any, tokens: int) -> bool:
@@ -153,12 +153,18 @@ class TestFollowing:
             bench.record.add_up_usage()
             assert usage(bench.record) == before
 
-    def test_what_has_not_changed_lately_is_left_out(self, bench: Bench) -> None:
-        """A look that asks for the last seconds gets what was counted in them, in full."""
-        bench.accept(new_job(tenant="default"))
+    def test_what_has_not_changed_since_is_left_out(self, bench: Bench) -> None:
+        """A look with the mark of an earlier one gets who has used something meanwhile, in full, and not those of long before."""
+        people = [Account(TENANT, f"telegram/bot/{number}") for number in range(20)]
+        for account in people:
+            bench.accept(new_job(sender=account.end_user.rpartition("/")[2], metering=Metering.USER))
+        look = bench.record.usage(MONTH)
+        assert look.used.keys() == {Account(TENANT), *people}
         bench.record.add_up_usage()
-        assert usage(bench.record, age_seconds=60) == {Account(TENANT): Used(1)}
-        assert usage(bench.record, age_seconds=-60) == {}
+        bench.accept(new_job(sender="19", metering=Metering.USER))
+        found = bench.record.usage(MONTH, look.mark).used
+        assert (found[Account(TENANT)], found[people[19]]) == (Used(21), Used(2))
+        assert people[0] not in found
 
 
 class TestGateways:

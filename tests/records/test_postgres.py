@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from sentinel.chaos.servers import PostgresServer, new_postgres
+from sentinel.edge.quota import Account, Used
 from sentinel.errors import Unavailable
 from sentinel.model import Claim, State
 from sentinel.processes import process_name
@@ -273,6 +274,21 @@ class TestManyAtOnce:
 
 def end_of(claim: Claim, state: State) -> Ending:
     return Ending(claim.job.id, claim.lease_token, state, uncount=True)
+
+
+def test_use_that_was_being_counted_during_a_look(record, url):
+    """What a transaction has counted that was under way during a look is found by the next one, whatever was counted after it."""
+    with psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as other:
+        count = "INSERT INTO usage_news(tenant, month, end_user, jobs, tokens) VALUES (%s, '2023-11', '', 1, 0)"
+        slow.execute(count, ("slow",))
+        other.execute(count, ("quick",))
+        look = record.usage("2023-11")
+        assert look.used == {Account("quick"): Used(1)}
+        slow.commit()
+        record.add_up_usage()
+        look = record.usage("2023-11", look.mark)
+        assert look.used[Account("slow")] == Used(1)
+        assert record.usage("2023-11", look.mark).used == {}
 
 
 class TestBell:
