@@ -116,6 +116,14 @@ class DirectoryFollower:
             raise Forbidden(f"The API key has not the scope {scope}.")
         return key
 
+    def still_allows(self, request: Request, scope: str) -> bool:
+        """Whether the request would still be let in: for what goes on for long after it was."""
+        try:
+            self.authenticate(request, scope)
+        except (Forged, Forbidden):
+            return False
+        return True
+
     def _find_key(self, given: str) -> Key | None:
         """The live key of that text. What is looked up is a hash that the caller cannot steer, so the time tells nothing of it."""
         now = self.clock()

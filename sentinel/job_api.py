@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,7 +16,7 @@ from sentinel.admission import Admission, Arrival
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.checks import Caller
 from sentinel.edge.screening import SCREENED_CHARACTERS_MAX, screen
-from sentinel.errors import BadInput, KeyReused, NotFound, SentinelError, Unavailable
+from sentinel.errors import BadInput, Forbidden, Forged, KeyReused, NotFound, SentinelError, Unavailable
 from sentinel.http import Headers, Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_events import JobStreams
@@ -57,10 +58,11 @@ class JobApi:
         created, limits = await self._keep(job, key, now)
         if not created:
             await self._check_same_body(job)
-        waited = await self._wait(request, job.id, tenant)
+        waited = await self._wait(request, job.id, tenant, JOBS_WRITE)
         document = _just_accepted(job)
         # The job is committed: neither an error nor a record that hangs may make its sender post it again.
-        with suppress(Unavailable, NotFound), trio.move_on_after(self.look_seconds_max):
+        with suppress(Unavailable, NotFound, Forged, Forbidden), trio.move_on_after(self.look_seconds_max):
+            self._insist_on_key(request, JOBS_WRITE, waited)
             document = await self._document(await self._find(job.id, tenant))
         headers = [("location", f"/v1/jobs/{job.id}"), ("sentinel-job-id", job.id), *limits, *waited]
         if not created:
@@ -71,7 +73,8 @@ class JobApi:
         """The job in whatever state it is; `Prefer: wait=N` waits for its end first."""
         tenant = self.directory.authenticate(request, JOBS_READ).tenant
         await self._find(job_id, tenant)
-        waited = await self._wait(request, job_id, tenant)
+        waited = await self._wait(request, job_id, tenant, JOBS_READ)
+        self._insist_on_key(request, JOBS_READ, waited)
         return json_response(200, await self._document(await self._find(job_id, tenant)), *waited)
 
     async def events(self, request: Request, job_id: str) -> Response:
@@ -81,7 +84,8 @@ class JobApi:
         async def document(found_id: str) -> dict[str, Any]:
             return await self._document(await self._find(found_id, tenant))
 
-        return self.streams.open(await self._find(job_id, tenant), request.header("last-event-id").strip(), document)
+        allowed = partial(self.directory.still_allows, request, JOBS_READ)
+        return self.streams.open(await self._find(job_id, tenant), request.header("last-event-id").strip(), document, allowed)
 
     async def cancel(self, request: Request, job_id: str, now: float) -> Response:
         """The job after the request to stop it; asking again, or too late, changes nothing."""
@@ -135,13 +139,18 @@ class JobApi:
         if kept is not None and kept.fingerprint != job.fingerprint:
             raise KeyReused(f"The Idempotency-Key was used for job {job.id} with a different body.")
 
-    async def _wait(self, request: Request, job_id: str, tenant: str) -> list[tuple[str, str]]:
+    def _insist_on_key(self, request: Request, scope: str, waited: Sequence[tuple[str, str]]) -> None:
+        """Raise as at the door if the key was revoked while its bearer waited."""
+        if waited:
+            self.directory.authenticate(request, scope)
+
+    async def _wait(self, request: Request, job_id: str, tenant: str, scope: str) -> list[tuple[str, str]]:
         """Wait as the header `Prefer: wait=SECONDS` asks (RFC 7240, 4.3); the header that says it was done, or none."""
         asked = _WAIT.search(request.header("prefer").lower())
         if asked is None:
             return []
         seconds = min(int(asked[1]), WAIT_SECONDS_MAX)
-        waited = await self.watch.wait_ended(job_id, seconds, tenant)
+        waited = await self.watch.wait_ended(job_id, seconds, tenant, partial(self.directory.still_allows, request, scope))
         return [("preference-applied", f"wait={seconds}")] if waited else []
 
     async def _filter(self, parameters: Mapping[str, str], tenant: str) -> JobFilter:

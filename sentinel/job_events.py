@@ -25,6 +25,7 @@ from sentinel.records.watching import Glimpse
 
 LOOK_SECONDS = 0.2
 ALIVE_SECONDS = 15.0
+ALLOWED_SECONDS = 1.0  # between two looks whether the watcher may still watch
 STREAM_SECONDS_MAX = 3600.0
 STREAMS_MAX = 200
 ENDED_ID = "end"
@@ -34,6 +35,7 @@ COME_AGAIN = b"retry: 1000\n\n"
 _ID = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})", re.ASCII)
 
 Document = Callable[[str], Awaitable[dict[str, Any]]]
+Allowed = Callable[[], bool]
 
 
 @attrs.frozen
@@ -95,14 +97,14 @@ class JobStreams:
     _someone: trio.Event = attrs.field(factory=trio.Event)
     _outage: Outage = attrs.field(factory=lambda: Outage("streams.blind"))
 
-    def open(self, job: Job, event_id: str, document: Document) -> Response:
-        """The stream of a job's events from behind that id. Raises Unavailable if too many watch already."""
+    def open(self, job: Job, event_id: str, document: Document, allowed: Allowed) -> Response:
+        """The stream of a job's events from behind that id, while it is `allowed`. Raises Unavailable if too many watch already."""
         if event_id == ENDED_ID:
             return Response(204)  # who has had the result must not come again
         if self._tenants.total() >= self.streams_max or self._tenants[job.tenant] >= max(1, self.streams_max // 2):
             raise Unavailable("Too many jobs are watched at a time.")
         headers = (("content-type", "text/event-stream"), ("cache-control", "no-store"), ("x-accel-buffering", "no"))
-        return Response(200, COME_AGAIN, headers, lambda: self._events(job, Cursor.read(event_id), document))
+        return Response(200, COME_AGAIN, headers, lambda: self._events(job, Cursor.read(event_id), document, allowed))
 
     async def run(self) -> None:
         """Look for ever, while somebody watches. Belongs in the gateway's nursery."""
@@ -124,16 +126,19 @@ class JobStreams:
         self._news.set()
         self._news = trio.Event()
 
-    async def _events(self, job: Job, cursor: Cursor, document: Document) -> AsyncGenerator[bytes, None]:
+    async def _events(self, job: Job, cursor: Cursor, document: Document, allowed: Allowed) -> AsyncGenerator[bytes, None]:
         self._watched[job.id] += 1
         self._tenants[job.tenant] += 1
         self._someone.set()
         try:
             yield COME_AGAIN
-            deadline = trio.current_time() + STREAM_SECONDS_MAX
+            deadline, alive_at = trio.current_time() + STREAM_SECONDS_MAX, trio.current_time() + ALIVE_SECONDS
             seen: Glimpse | None = None
-            while trio.current_time() < deadline:
-                glimpse = await self._next(job.id, seen)
+            while trio.current_time() < deadline and allowed():
+                glimpse = await self._next(job.id, seen, alive_at)
+                if glimpse is None and trio.current_time() < alive_at:
+                    continue
+                alive_at = trio.current_time() + ALIVE_SECONDS
                 if glimpse is None:
                     yield ALIVE
                     continue
@@ -157,9 +162,9 @@ class JobStreams:
         if job.id not in self._watched:
             self._latest.pop(job.id, None)
 
-    async def _next(self, job_id: str, seen: Glimpse | None) -> Glimpse | None:
-        """The job as soon as it is not as it was seen; None if that takes longer than ALIVE_SECONDS."""
-        with trio.move_on_after(ALIVE_SECONDS):
+    async def _next(self, job_id: str, seen: Glimpse | None, alive_at: float) -> Glimpse | None:
+        """The job as soon as it is not as it was seen; None if it is time for something else before that."""
+        with trio.move_on_at(min(alive_at, trio.current_time() + ALLOWED_SECONDS)):
             while True:
                 now = self._latest.get(job_id)
                 if now is not None and now != seen:

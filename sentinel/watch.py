@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -12,6 +13,7 @@ from sentinel.logs import Outage
 from sentinel.records import Store
 
 LOOK_SECONDS = 0.05
+ALLOWED_SECONDS = 1.0  # between two looks whether a caller may still wait
 
 
 @attrs.define(eq=False)
@@ -25,9 +27,9 @@ class Watch:
     _someone: trio.Event = attrs.field(factory=trio.Event)
     _outage: Outage = attrs.field(factory=lambda: Outage("watch.blind"))
 
-    async def wait_ended(self, job_id: str, seconds: float, tenant: str = "") -> bool:
+    async def wait_ended(self, job_id: str, seconds: float, tenant: str = "", allowed: Callable[[], bool] = lambda: True) -> bool:
         """
-        Return when the job has ended, or after `seconds`.
+        Return when the job has ended, or after `seconds`, or soon after it is no more `allowed` to wait.
 
         False at once if too many wait: at most `waiting_max` in all and half of them for one tenant, so that waiting never shuts
         out webhooks.
@@ -36,18 +38,20 @@ class Watch:
             return False
         self._callers[tenant] += 1
         try:
-            await self._wait(job_id, seconds)
+            await self._wait(job_id, seconds, allowed)
         finally:
             self._callers[tenant] -= 1
         return True
 
-    async def _wait(self, job_id: str, seconds: float) -> None:
+    async def _wait(self, job_id: str, seconds: float, allowed: Callable[[], bool]) -> None:
         ended = trio.Event()
         self._waiting[job_id].add(ended)
         self._someone.set()
         try:
             with trio.move_on_after(seconds):
-                await ended.wait()
+                while allowed() and not ended.is_set():
+                    with trio.move_on_after(ALLOWED_SECONDS):
+                        await ended.wait()
         finally:
             self._waiting[job_id].discard(ended)
             if not self._waiting[job_id]:

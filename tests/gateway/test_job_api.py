@@ -436,6 +436,28 @@ class TestWait:
         shown = await api.call("GET", posted.json["status_url"], prefer="wait=0")
         assert (shown.status, shown.json["status"]) == (200, "queued")
 
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    async def test_waiting_ends_with_the_key(self, api: Api, gateway: Gateway, record: Record, method: str):
+        """Who waits with a key that is revoked meanwhile waits no longer, and is told nothing more of the job."""
+        posted = await api.call("POST", "/v1/jobs", {"input": "x"})
+        target, body = (posted.json["status_url"], None) if method == "GET" else ("/v1/jobs", {"input": "y"})
+        answers: list[Answer] = []
+
+        async def wait() -> None:
+            answers.append(await api.call(method, target, body, prefer="wait=30"))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.2)
+                assert not answers
+                record.revoke_key("key_default", time.time())
+                await gateway.directory.refresh()
+                began = trio.current_time()
+        assert trio.current_time() - began < 5
+        assert answers[0].status == (401 if method == "GET" else 202)
+        assert "result" not in answers[0].json
+
     async def test_other_preferences(self, api: Api):
         """A preference that is not understood is ignored (RFC 7240, 2)."""
         for preference in ("", "wait", "wait=", "wait=-1", "wait=x", "await=9", "return=minimal", "wait=\u0661"):

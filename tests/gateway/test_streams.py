@@ -11,7 +11,9 @@ import pytest
 import trio
 
 import sentinel.job_events
+from sentinel.errors import Unavailable
 from sentinel.gateway import Gateway
+from sentinel.http import Request
 from sentinel.model import API_CHANNEL, Claim, NewJob, State, job_id
 from sentinel.processes import process_name
 from sentinel.records import Ending, Record, Reply
@@ -110,7 +112,7 @@ async def test_it_says_that_it_lives(start_server: StartServer, claim: Claim, ke
 async def test_who_leaves_is_forgotten(gateway: Gateway, claim: Claim) -> None:
     """A stream that is closed counts no longer."""
     streams = gateway.jobs.streams
-    response = streams.open(claim.job, "", _no_document)
+    response = streams.open(claim.job, "", _no_document, lambda: True)
     assert response.stream is not None
     pieces = response.stream()
     assert await anext(pieces) == response.body
@@ -128,14 +130,14 @@ async def test_not_too_many(gateway: Gateway, api: Api, claim: Claim) -> None:
     """At most so many streams are open, and a tenant has no more than half of them; the others are told to come later."""
     streams = gateway.jobs.streams
     streams.streams_max = 2
-    response = streams.open(claim.job, "", _no_document)
+    response = streams.open(claim.job, "", _no_document, lambda: True)
     assert response.stream is not None
     pieces = response.stream()
     await anext(pieces)
     refused = await api.call("GET", f"/v1/jobs/{claim.job.id}/events")
     assert refused.status == 503
     assert "retry-after" in refused.headers
-    other = streams.open(attrs.evolve(claim.job, tenant="other"), "", _no_document)
+    other = streams.open(attrs.evolve(claim.job, tenant="other"), "", _no_document, lambda: True)
     assert other.status == 200
     await pieces.aclose()
 
@@ -152,3 +154,44 @@ async def test_the_lane_has_an_answer_of_its_own(gateway: Gateway, api: Api, cla
     """Where a stream is not possible, the answer is an event stream that asks to come again."""
     answer = await api.call("GET", f"/v1/jobs/{claim.job.id}/events")
     assert (answer.status, answer.body) == (200, b"retry: 1000\n\n")
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "disabled"])
+@pytest.mark.parametrize("record_answers", [True, False])
+async def test_a_stream_ends_with_its_key(  # noqa: PLR0917
+    gateway: Gateway, record: Record, claim: Claim, key: str, end: str, record_answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second after its key is good no more a stream ends, though nothing happens to the job, or the record is silent."""
+    assert record.expire_key("key_default", time.time() + 1_000)
+    await gateway.directory.refresh()
+    answer = await gateway.handle(Request("GET", f"/v1/jobs/{claim.job.id}/events", "", {"authorization": f"Bearer {key}"}))
+    assert answer.stream is not None
+    pieces = answer.stream()
+    while b"event: progress" not in await anext(pieces):
+        pass
+    if not record_answers:
+        monkeypatch.setattr(gateway.jobs.streams.store.record, "glimpses", _unavailable)
+    ended_at: list[float] = []
+
+    async def read_on() -> None:
+        async for piece in pieces:
+            raise AssertionError(piece)
+        ended_at.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_on)
+        await trio.sleep(2 * sentinel.job_events.ALLOWED_SECONDS)
+        assert not ended_at
+        if end == "expired":
+            gateway.directory.clock = lambda: time.time() + 1_001
+        elif end == "revoked":
+            record.revoke_key("key_default", time.time())
+        else:
+            record.disable_tenant("default", time.time())
+        await gateway.directory.refresh()
+        began = trio.current_time()
+    assert ended_at[0] - began < 5
+
+
+def _unavailable(*_: object) -> None:
+    raise Unavailable
