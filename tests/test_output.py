@@ -83,6 +83,47 @@ OUTSIDE = (
 )
 
 
+# As browsers read what is not quite a URL.
+BROKEN_INSIDE = (
+    *("//10.0.0.1/", "//10.0.0.1:8080/x", "//localhost/", "//localhost:3000", "//db.internal/x", "//[::1]/", "//user@10.0.0.1/"),
+    *(
+        "http:/10.0.0.1",
+        "https:/127.0.0.1/",
+        "http:10.0.0.1/",
+        "http:[::1]/",
+        "http:///10.0.0.1/",
+        "https:/localhost/",
+        "http:/redis/",
+    ),
+    *(
+        "http:\\\\10.0.0.1",
+        "http:/\\10.0.0.1/",
+        "\\\\10.0.0.1",
+        "/\\10.0.0.1/",
+        "//0x7f000001/",
+        "//2130706433/",
+        "//127.1/",
+        "///10.0.0.1/",
+    ),
+    *("HTTP:/10.0.0.1/", "//１０.0.0.1/", "//%31%30.0.0.1/"),  # noqa: RUF001
+)
+INNOCENT = (
+    *("a//b", "7//2", "x = 7 //2", "and//or", "//TODO: rename", "//div/span[1]", "//a", "// 10.0.0.1", "/* // */", "///", "//"),
+    *("10.0.0.1", "use 10.0.0.1, not 10.0.0.2", "10.0.0.1/24", "a//10.0.0.1/", "http: 10.0.0.1", "http:80 and https:443", "http:/"),
+    *(
+        "//example.com/x",
+        "https:/example.com/",
+        "http:example.com",
+        "//8.8.8.8/",
+        "file:///etc/hosts",
+        "C:\\\\dir",
+        "\\\\n",
+        "\\\\d+",
+    ),
+    *("key://value", "1://2", "//3.5", "(//)", "src='//cdn.example.com/a.js'", "s//10/", "version 2.0.0.1//beta"),
+)
+
+
 def test_there_is_a_key_of_each_kind() -> None:
     """The table of shapes and this file know the same kinds."""
     assert [name for name, _ in KEY_SHAPES] == list(KEYS)
@@ -116,6 +157,23 @@ def test_a_link_to_inside_is_masked(url: str) -> None:
     assert leads_inside(url)
 
 
+@pytest.mark.parametrize("url", BROKEN_INSIDE)
+def test_what_a_browser_would_make_a_link_to_inside_is_masked(url: str) -> None:
+    """With a slash too few or too many, backslashes, or no scheme at all, it leads inside and is masked."""
+    for around in ("{}", "Open {} now.", "[this]({})", '<a href="{}">'):
+        checked = check_output(around.format(url))
+        assert checked.masked["internal_url"] == 1, checked
+        assert "0.0.1" not in checked.text
+    assert leads_inside(url)
+
+
+@pytest.mark.parametrize("text", INNOCENT)
+def test_what_is_no_link_to_inside_stays(text: str) -> None:
+    """Slashes in code, paths and prose, addresses that are no links, and links to outside stay as they are."""
+    for around in ("{}", "It is {} here.", "({})"):
+        assert check_output(around.format(text)).text == around.format(text)
+
+
 @pytest.mark.parametrize("url", OUTSIDE)
 def test_a_link_to_outside_stays(url: str) -> None:
     """An ordinary link is left as it is."""
@@ -145,7 +203,19 @@ def test_any_text_can_be_checked(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["eyJ" * 50_000, "http://" * 30_000, "a:" * 50_000, "sk-" * 50_000, "-----BEGIN PRIVATE KEY-----" * 4_000, "x://a:b" * 20_000],
+    [
+        "eyJ" * 50_000,
+        "http://" * 30_000,
+        "a:" * 50_000,
+        "sk-" * 50_000,
+        "-----BEGIN PRIVATE KEY-----" * 4_000,
+        "x://a:b" * 20_000,
+        "//" * 60_000,
+        "\\" * 90_000,
+        "http:" * 40_000,
+        "http:\\" * 40_000,
+        " //1" * 30_000,
+    ],
 )
 def test_no_text_takes_long(text: str) -> None:
     """The time grows with the length, not faster."""

@@ -42,7 +42,11 @@ KEY_SHAPES: tuple[tuple[str, str], ...] = (
 )
 _SHAPES = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in KEY_SHAPES))
 
-_URLS = re.compile(r"""\b(?:https?|ftp|ws|wss)://[^\s<>"'`|\\^{}]{1,2000}""", re.IGNORECASE)
+# Browsers take one slash, a backslash, or none before an address for two; and without a scheme, that of the page.
+_BEGIN = r"(?P<scheme>\b(?:https?|ftp|wss?):)(?:[/\\]+|(?=[0-9]+\.[0-9]+\.[0-9]+\.[0-9]|\[))|(?<![:\w/\\])[/\\]{2,}"
+_URLS = re.compile(rf"""(?:{_BEGIN})(?P<rest>[^\s<>"'`|\\^{{}}]{{1,2000}})""", re.IGNORECASE)
+_SIGNS = ("//", ":/", "\\", "http:", "https:")
+_LONG_NUMBER = re.compile(r"0x|127\.|[0-9.]{8}", re.IGNORECASE)
 _INSIDE_NAMES = re.compile(
     r"(?:.*\.)?(?:localhost|local|internal|intranet|lan|corp|home|localdomain|svc|consul|"
     r"home\.arpa|cluster\.local)|[^.:]+",
@@ -75,28 +79,34 @@ def check_output(text: str, secrets: Iterable[str] = (), inside_hosts: Collectio
         return MASKS["secret"]
 
     def mask_url(found: re.Match[str]) -> str:
-        if not leads_inside(found[0], inside_hosts):
+        if not _leads_inside(found, inside_hosts):
             return found[0]
         masked["internal_url"] += 1
         return MASKS["internal_url"]
 
-    if "://" in text:
+    if any(sign in text for sign in _SIGNS):
         text = _URLS.sub(mask_url, text)
     return Checked(_SHAPES.sub(mask_key, text), masked)
 
 
 def leads_inside(url: str, allowed: Collection[str] = ()) -> bool:
     """Whether the host of a link is one of an inside network, by its name or its number, and not allowed; nothing is looked up."""
-    rest = url.partition("://")[2]
-    host_and_port = _as_browsers_read(re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    found = _URLS.match(url)
+    return found is not None and _leads_inside(found, allowed)
+
+
+def _leads_inside(found: re.Match[str], allowed: Collection[str]) -> bool:
+    """Without a scheme it may be no link at all (`//TODO`, `//div`, `//2`): then only what can hardly be anything else counts."""
+    host_and_port = _as_browsers_read(re.split(r"[/?#]", found["rest"], maxsplit=1)[0].rpartition("@")[2])
     target = parse_url("http://" + host_and_port)
     if target is not None and target.host in allowed:
         return False
     if target is None:
-        return _is_odd_number(host_and_port)
+        return _is_odd_number(host_and_port) and (found["scheme"] is not None or _LONG_NUMBER.match(host_and_port) is not None)
     if ":" in target.host or re.fullmatch(r"[0-9.]+", target.host):
         return not is_public(target.host)
-    return _INSIDE_NAMES.fullmatch(target.host) is not None
+    is_name = found["scheme"] is not None or "." in target.host or target.host == "localhost"
+    return is_name and _INSIDE_NAMES.fullmatch(target.host) is not None
 
 
 def _as_browsers_read(host_and_port: str) -> str:
