@@ -61,7 +61,7 @@ class Application:
         except SentinelError as error:
             response = problem(error)
         if response.stream is not None:
-            await _send_stream(response, scope, receive, send)
+            await _send_stream(response, request.client, scope, receive, send)
         else:
             await _send_response(response, scope, send, None if whole else receive)
 
@@ -138,7 +138,7 @@ async def _read_body(receive: Receive, bytes_max: int, seconds_max: float) -> by
     raise TooSlow(f"The body did not arrive within {seconds_max:g} seconds.")
 
 
-async def _send_stream(response: Response, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+async def _send_stream(response: Response, client: str, scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Send what the stream gives as it comes, until it ends, fails, or the client leaves."""
     assert response.stream is not None
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
@@ -151,7 +151,9 @@ async def _send_stream(response: Response, scope: dict[str, Any], receive: Recei
                     async for piece in pieces:
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
             except Unavailable as error:
-                log.info("stream.broken", reason=error.detail)  # the client comes again with the id of its last event
+                log.info(
+                    "stream.broken", client=client, reason=error.detail
+                )  # the client comes again with the id of its last event
             nursery.cancel_scope.cancel()
     await send({"type": "http.response.body", "body": b""})
 

@@ -20,7 +20,7 @@ from sentinel.dispatch.keeper import open_keeper
 from sentinel.dispatch.offers import open_offers
 from sentinel.edge.limits import Limiter
 from sentinel.edge.plans import parse_line
-from sentinel.errors import Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
+from sentinel.errors import Forbidden, Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
 from sentinel.health import Health
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
@@ -70,13 +70,14 @@ class Gateway:
     async def _answer(self, request: Request) -> Response:
         try:
             return await self._route(request)
-        except Forged as error:
-            return problem(error).with_headers(("www-authenticate", "Bearer"))  # the API's: channels answer for themselves
+        except (Forged, Forbidden) as error:  # the API's: channels answer for themselves
+            log.info("request.refused", status=error.status, reason=error.detail, client=request.client)
+            return problem(error).with_headers(*([("www-authenticate", "Bearer")] if isinstance(error, Forged) else []))
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not reach the others; the operator gets everything
             place = "/".join(request.path[:100].split("/")[:4])  # without the secret that may follow a source's name
-            log.exception("request.crashed", method=request.method, path=place, error=error)
+            log.exception("request.crashed", method=request.method, path=place, client=request.client, error=error)
             return problem(SentinelError("Internal error."))
         finally:
             self.in_flight -= 1

@@ -151,7 +151,7 @@ class Lane:
         try:
             tell(*what)
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", error=error)
+            log.exception("connection.crashed", client=connection.address, error=error)
             connection.close()
 
     def watch_writable(self, connection: socket.socket | TlsSocket) -> None:
@@ -304,7 +304,7 @@ class Lane:
             else:
                 connection.done()
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", error=error)
+            log.exception("connection.crashed", client=connection.address, error=error)
             connection.close()
         finally:
             self._busy -= not going_on
@@ -323,7 +323,7 @@ class Lane:
         except (OSError, trio.BrokenResourceError):
             pass  # the other side is gone
         except Exception as error:  # noqa: BLE001  as above
-            log.exception("connection.crashed", error=error)
+            log.exception("connection.crashed", client=address, error=error)
         finally:
             self._release(address)
 

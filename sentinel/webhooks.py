@@ -55,7 +55,8 @@ class Webhooks:
             source = self.directory.source(channel_name, source_name)
             return await self._take(channel, source, request, now)
         except SentinelError as error:
-            log.info("webhook.refused", channel=channel_name, source=source_name, status=error.status, reason=error.detail)
+            told = {"status": error.status, "reason": error.detail, "client": request.client}
+            log.info("webhook.refused", channel=channel_name, source=source_name, **told)
             return channel.refuse(error)
 
     async def _take(self, channel: Channel, source: Source, request: Request, now: float) -> Response:

@@ -202,3 +202,28 @@ async def test_no_canary_is_found(sentinel: Sentinel, said: Said, monkeypatch: p
     told = [str(job.last_error) for job in sentinel.record.list_jobs(JobFilter())]
     assert any("delivery refused" in each for each in told)
     assert CANARY not in kept + " ".join(told)
+
+
+CLIENTS = {"webhook.refused": "203.0.113.7", "request.refused": "203.0.113.8", "request.crashed": "2001:db8::7"}
+
+
+async def test_whose_request_was_refused(
+    sentinel: Sentinel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line about a request that was refused or met a fault of ours names the client, as the proxies that are believed do."""
+    configure_logs("json", "info")
+    telegram = channels()["telegram"]
+    genuine = attrs.evolve(telegram.sample(sentinel.sources["telegram"], "hello", 1, time.time()), client="203.0.113.7")
+
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with open_gateway(sentinel.settings) as gateway:
+        assert (await gateway.handle(attrs.evolve(genuine, headers={}))).status == 415
+        assert (await gateway.handle(Request("GET", "/v1/jobs", client="203.0.113.8"))).status == 401
+        monkeypatch.setattr("sentinel.webhooks.check_media", crash)
+        assert (await gateway.handle(attrs.evolve(genuine, client="2001:db8::7"))).status == 500
+    configure_logs("json", "error")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    said = {line["event"]: line["client"] for line in lines if line["event"] in CLIENTS}
+    assert said == CLIENTS

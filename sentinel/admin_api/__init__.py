@@ -15,7 +15,7 @@ import attrs
 from sentinel.admin_api.fields import Fields, read_fields
 from sentinel.administration import Administrator, CheckSettings
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import BadInput, Forged, MethodNotAllowed, NotFound, SentinelError, SettingsError, Unavailable
+from sentinel.errors import BadInput, Forbidden, Forged, MethodNotAllowed, NotFound, SentinelError, SettingsError, Unavailable
 from sentinel.http import Request, Response, json_response, problem
 from sentinel.keyring import open_keyring
 from sentinel.logs import begin_request, log
@@ -79,15 +79,17 @@ class AdminApi:
         begin_request()
         try:
             return await self._answer(request)
-        except Forged as error:
-            return problem(error).with_headers(("www-authenticate", "Bearer"))
+        except (Forged, Forbidden) as error:
+            log.warning("admin.refused", status=error.status, reason=error.detail, client=request.client)
+            return problem(error).with_headers(*([("www-authenticate", "Bearer")] if isinstance(error, Forged) else []))
         except SettingsError as error:  # a server key that is not here: the operator's own trouble, which the log tells
-            log.error("admin.server_key", reason=error.detail)
+            log.error("admin.server_key", client=request.client, reason=error.detail)
             return problem(Unavailable("The record's secrets cannot be opened with the server keys that are here."))
         except SentinelError as error:
             return problem(error)
         except Exception as error:  # noqa: BLE001  one request's fault must not end the gateway beside it
-            log.exception("admin.crashed", method=request.method, path=request.path[:100], error=error)
+            path, client = request.path[:100], request.client
+            log.exception("admin.crashed", method=request.method, path=path, client=client, error=error)
             return problem(SentinelError("Internal error."))
 
     async def _answer(self, request: Request) -> Response:
