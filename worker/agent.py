@@ -15,7 +15,7 @@ from sentinel.records.memory import Memory
 from sentinel.settings import Settings
 from worker.engine import Engine, Generation, Message, Prompt, within
 from worker.memory import ChatMemory
-from worker.prompts import asks_to_forget, build_result, prompt_for, remembers, system_prompt, with_system
+from worker.prompts import asks_to_forget, build_result, prompt_for, remembers, system_prompt, tokens_max, with_system
 from worker.reading import Reading
 from worker.tool_loop import ToolLoop, Worked
 from worker.tool_words import ANSWER, ask, described
@@ -57,16 +57,17 @@ class Agent:
             GenerationTimeout: it took longer than it may.
             LeaseLost, Unavailable: the job is somebody else's, or the record cannot tell.
         """
-        document = claim.job.document
-        with within(self.settings.document_seconds_max if document else self.settings.generation_seconds_max):
+        with within(self.settings.generation_seconds_max):
             known = await self._known(claim)
             if source is not None and known.held:
                 return Answer(build_result("", "held"), silent=True)
             if source is not None and asks_to_forget(claim.job):
                 return await self._forget(claim)
-            if document:
-                return await self._answer_about(claim, source, document, report)
-            return await self._generate(claim, source, known, report)
+            reading = await self._reading(claim, source, report)
+            if reading is None:
+                return await self._generate(claim, source, known, report)
+        with within(self.settings.document_seconds_max):
+            return await self._answer_about(reading)
 
     async def _known(self, claim: Claim) -> Memory:
         chat = claim.job.chat
@@ -88,11 +89,20 @@ class Agent:
         generation = await self._run(prompt_for(claim.job, messages, self.settings), report)
         return Answer(build_result(generation.text, generation.finish_reason, *worked.generations, generation))
 
-    async def _answer_about(self, claim: Claim, source: Source | None, document: Document, report: Report) -> Answer:
+    async def _reading(self, claim: Claim, source: Source | None, report: Report) -> Reading | None:
+        """The job's document, to be read; or its text, where that is too long and the source says what is asked about such."""
+        job, document = claim.job, claim.job.document
+        messages = with_system(job.input, system_prompt(source, self.settings))
+        if document is None and (asked := source.setting("long_text") if source else ""):
+            needed = await self.engine.count_tokens(messages) + tokens_max(job, self.settings)
+            if needed > self.engine.context_tokens:
+                document = Document("\n\n".join(message["content"] for message in messages[1:]))
+                messages = [messages[0], {"role": "user", "content": asked}]
+        return Reading(self.settings, self.store, self.engine, claim, document, messages, report) if document else None
+
+    async def _answer_about(self, reading: Reading) -> Answer:
         """The answer to what is asked about a document; without tools, and without the chat's past."""
-        messages = with_system(claim.job.input, system_prompt(source, self.settings))
-        reading = Reading(self.settings, self.store, self.engine, claim, document, messages, report)
-        prompt = prompt_for(claim.job, await reading.run(), self.settings)
+        prompt = prompt_for(reading.claim.job, await reading.run(), self.settings)
         generation = await self._run(prompt, reading.answering)
         return Answer(build_result(generation.text, generation.finish_reason, *reading.generations, generation))
 
@@ -104,8 +114,7 @@ class Agent:
         memory = ChatMemory(self.store, self.engine, self.settings.memory_tokens_max)
         known = await memory.settle(claim, known)
         fresh = with_system(job.input, system_prompt(source, self.settings, known.summary), about_tools)
-        tokens_max = prompt_for(job, fresh, self.settings).tokens_max
-        room = self.engine.context_tokens - tokens_max - await self.engine.count_tokens(fresh)
+        room = self.engine.context_tokens - tokens_max(job, self.settings) - await self.engine.count_tokens(fresh)
         head, rest = fresh[:1], fresh[1:]
         return [*head, *await memory.recall(known, room), *rest]
 

@@ -120,10 +120,10 @@ def _regionals_before(text: str, place: int) -> int:
     return len(found[0]) if found else 0
 
 
-def joins(parts: int, fan_in: int) -> int:
-    """How many parts are to be joined on the way to one answer, if so many at most are joined at a time."""
+def joins(parts: int, fan_in: int, last: int) -> int:
+    """How many times answers are put together, `fan_in` at a time, until there are as few as the `last` prompt takes."""
     total = 0
-    while parts > fan_in:
+    while parts > max(1, last):
         parts = -(-parts // fan_in)
         total += parts
     return total

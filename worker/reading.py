@@ -76,6 +76,9 @@ class Reading:
     async def _recall(self) -> None:
         """What an earlier attempt has finished, and what it has begun."""
         for effect in await self.store.call(self.store.record.effects, self.claim.job.id):
+            self._steps = effect.step
+            if "level" not in effect.request:
+                continue  # a tool's, of an attempt by an engine for which nothing was too long
             level, span = effect.request["level"], Span(effect.request["start"], effect.request["end"])
             if effect.result is None:
                 self._begun[level, span] = effect.step
@@ -83,15 +86,14 @@ class Reading:
                 said = payload.decode_own_json(effect.result)
                 generation = Generation(said["text"], said["prompt_tokens"], said["completion_tokens"], "stop")
                 self._finished[level, span.start] = span.end, generation
-            self._steps = effect.step
 
     async def _notes(self, text: str, level: int, parts_max: int) -> list[str]:
         """What the model says of each part of the text, in order."""
         room, cost = await self._room(level)
-        shorten = await self._shortener(level + 1)
+        note_room, shorten = await self._room_for_notes(level + 1)
         ends = {start: end for (other, start), (end, _) in self._finished.items() if other == level}
         spans = await split(text, room, cost, parts_max, ends)
-        ahead = joins(len(spans), max(2, room // self._note_tokens)) + 1
+        ahead = joins(len(spans), max(2, room // self._note_tokens), note_room // self._note_tokens) + 1
         for number, span in enumerate(spans, 1):
             if (level, span.start) not in self._finished:
                 await self._read(text, level, span, f"{number} of {len(spans)}", shorten)
@@ -157,11 +159,15 @@ class Reading:
 
         return room, cost
 
-    async def _shortener(self, level: int) -> Shorten:
-        """Cuts what was said of a part where it is so long that three of them would not make one part, or one no answer."""
+    async def _room_for_notes(self, level: int) -> tuple[int, Shorten]:
+        """
+        How many tokens of notes the answer may be made of.
+
+        And what cuts one that is so long that three would not make one part, or one alone leaves no room for an answer.
+        """
         room, cost = await self._room(level)
-        empty = about_document(self.messages, self.document.title, "", level)
-        room = min(room // 3, await self._room_to_answer(empty) - SLACK_TOKENS)
+        last = await self._room_to_answer(about_document(self.messages, self.document.title, "", level)) - SLACK_TOKENS
+        room = min(room // 3, last)
         if room < 1:
             raise GenerationFailed(_NO_ROOM.format(self.engine.context_tokens))
 
@@ -169,7 +175,7 @@ class Reading:
             span, _ = await cut(note, 0, room, cost)
             return note[: span.end]
 
-        return shorten
+        return last, shorten
 
 
 def _ignore(_tokens: int, _piece: str) -> None:

@@ -58,6 +58,11 @@ SHARED_SETTINGS = (
     Setting(
         "screening_drop_above", "a message that scores higher is acknowledged and never answered (default: none)", example="0.95"
     ),
+    Setting(
+        "long_text",
+        "what is asked about a message that is too long for the model, to have it read in parts (default: it is refused)",
+        example="What does this message say?",
+    ),
     Setting("tools", "what the model may use, with commas between", example="clock,calculator"),
     Setting("http_tools", "more tools: a JSON list of HTTP requests, or @FILE; see docs/agent.md", secret=True, example="[]"),
     Setting("fetch_hosts", "the only hosts that the tool fetch may read, with commas between (default: any public one)"),

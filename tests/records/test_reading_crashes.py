@@ -93,6 +93,7 @@ def test_a_crash_at_every_boundary(bench: Bench, dead_process: str) -> None:
             assert run_once(bench, again, Fate(), read_again)
             assert read_again == undisturbed[finished:], at
             read += read_again
+        assert all(effect.is_done for effect in bench.record.effects(claim.job.id)), at
         doubled = [text for text, times in Counter(read).items() if times > 1]
         assert list(dict.fromkeys(read)) == undisturbed, at
         assert len(doubled) <= 1, at

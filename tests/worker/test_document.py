@@ -125,7 +125,10 @@ async def test_bounds():
         await split("äb", 1, octets, 9)
 
 
-@pytest.mark.parametrize(("parts", "fan_in", "ahead"), [(1, 2, 0), (2, 2, 0), (3, 2, 2), (5, 2, 5), (100, 6, 20), (6, 6, 0)])
-def test_joins(parts, fan_in, ahead):
-    """How many answers are put together on the way to one, from the most that fit."""
-    assert joins(parts, fan_in) == ahead
+@pytest.mark.parametrize(
+    ("parts", "fan_in", "last", "ahead"),
+    [(1, 2, 2, 0), (2, 2, 2, 0), (3, 2, 2, 2), (5, 2, 2, 5), (100, 6, 6, 20), (100, 6, 30, 17), (12, 6, 30, 0), (9, 3, 0, 4)],
+)
+def test_joins(parts, fan_in, last, ahead):
+    """How many times answers are put together on the way to one, from how many fit."""
+    assert joins(parts, fan_in, last) == ahead

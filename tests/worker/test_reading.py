@@ -13,7 +13,7 @@ from sentinel.model import Job, NewJob, State
 from tests.conftest import Sentinel, ended
 from tests.worker.conftest import ScriptedEngine, api_job
 from tests.worker.needs import unless_installed
-from tests.worker.test_memory import talk
+from tests.worker.test_memory import change, message, talk
 from tests.worker.test_openai_server import event, response, serving
 from worker.bundled import bundled_model
 from worker.engine import Prompt, open_engine
@@ -135,6 +135,19 @@ async def test_a_plain_text_is_no_document(sentinel: Sentinel) -> None:
     assert "more than 8192" in (found.last_error or "")
 
 
+async def test_a_source_may_have_long_texts_read(sentinel: Sentinel, engine: ScriptedEngine) -> None:
+    """Where a source says what is asked about a text that is too long, it is read in parts; one that fits is a message as ever."""
+    change(sentinel, long_text="What is it about?", tools="clock")
+    engine.answers = [{"tool": "none"}, "hi", *["note"] * 8, "foxes"]
+    short, long = await talk(sentinel, message("hello"), message(prose(600)), document_part_tokens_max=800, tokens_max=100)
+    parts = engine.prompts[2:-1]
+    assert "".join(map(part_of, parts)) == prose(600)
+    assert all(asked(prompt).startswith("What is it about?\n\nBelow is part") for prompt in parts)
+    assert all("clock" not in str(prompt.messages[0]) for prompt in parts)
+    assert [delivery.text for delivery in sentinel.stand_in.of("telegram")] == ["hi", "foxes"]
+    assert short.state is long.state is State.SUCCEEDED
+
+
 async def test_an_outage_costs_no_part(sentinel: Sentinel, engine: ScriptedEngine) -> None:
     """When the model's server is away in the middle, the next attempt goes on behind the last part, and all tokens count once."""
     engine.answers = ["note 0", "note 1", Unavailable("gone"), "note 2", "note 3", "foxes"]
@@ -220,7 +233,7 @@ async def test_progress_and_text_are_watched(sentinel: Sentinel, engine: Scripte
     progress = list(dict.fromkeys(progress for progress, _ in seen))
     parts = len(engine.prompts) - 1
     assert progress == sorted(progress)
-    assert {round(done / (parts + 1), 3) for done in range(parts + 1)} <= set(progress)
+    assert progress == [*(round(done / (parts + 1), 3) for done in range(parts + 1)), *progress[parts + 1 :]]
     assert {text for _, text in seen} <= {"", "foxes"}
 
 
