@@ -12,6 +12,7 @@ from sentinel.edge.gcra import Rate
 from sentinel.edge.limits import LimitKey
 from sentinel.errors import Unavailable
 from sentinel.model import job_id
+from sentinel.payload import encode_json
 
 PREFIX = "{sentinel-limits}:"  # the braces keep all of them in one slot of a cluster
 TIMEOUT_SECONDS = 0.25
@@ -32,15 +33,15 @@ class RedisLimits:
         Raises Unavailable within the timeout; whether it was added is then unknown.
         """
         text, digest = _script()
-        names = [self._prefix + job_id(*key) for key, _, _ in news]  # no end user's name goes to Redis
-        words = [*names, *(word for _, rate, count in news for word in (rate.interval_ns, count))]
+        # No end user's name goes to Redis, but a hash of it.
+        limits = encode_json([(job_id(*key), rate.interval_ns, count) for key, rate, count in news])
         try:
-            found = self._link.ask("EVALSHA", digest, len(names), *words)
+            found = self._link.ask("EVALSHA", digest, 1, self._prefix, limits)
         except NoScript:
-            found = self._link.ask("EVAL", text, len(names), *words)
+            found = self._link.ask("EVAL", text, 1, self._prefix, limits)
         try:
-            return [int(ahead) for ahead in found]
-        except (TypeError, ValueError):
+            return [int(ahead) for ahead in found.split()]
+        except (AttributeError, ValueError):
             self._link.drop()
             raise Unavailable("Redis gave an answer that was not expected.") from None
 

@@ -17,6 +17,7 @@ from sentinel.dispatch import PRIORITY_MAX, Stale
 from sentinel.dispatch.redis_link import Link, NoScript
 from sentinel.errors import Unavailable
 from sentinel.model import Hint
+from sentinel.payload import encode_json
 
 AT_ONCE = 1_000  # hints or ids in one script: Redis serves nobody else while it runs
 _REFILL_MS = 10_000  # how long a refill may pause before another may take it over
@@ -45,7 +46,7 @@ class RedisDispatch:
         self._bell.drop()
 
     def enqueue(self, hints: Sequence[Hint]) -> int:
-        return sum(int(self._run("enqueue", *_flat(part))) for part in _parts(hints))
+        return sum(int(self._run("enqueue", _text(part))) for part in _parts(hints))
 
     def take(self, count: int, lease_seconds: float) -> list[str]:
         return list(self._run("take", min(count, AT_ONCE), round(lease_seconds * 1000))) if count > 0 else []
@@ -125,7 +126,7 @@ class RedisDispatch:
             self._script("refill_wipe", token, _REFILL_MS, *keys)
         for page in pages:
             for part in _parts(page):
-                self._script("refill_add", token, _REFILL_MS, *_flat(part))
+                self._script("refill_add", token, _REFILL_MS, _text(part))
         self._epoch, tick, _ = self._script("refill_end", token, secrets.token_hex(8))
         self._tick = int(tick)
         return True
@@ -175,5 +176,6 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE))
 
 
-def _flat(hints: Sequence[Hint]) -> list[str | int]:
-    return [word for hint in hints for word in (hint.job_id, hint.tenant, max(0, min(hint.priority, PRIORITY_MAX)))]
+def _text(hints: Sequence[Hint]) -> bytes:
+    """The hints as one word: the client takes a microsecond for each."""
+    return encode_json([(hint.job_id, hint.tenant, max(0, min(hint.priority, PRIORITY_MAX))) for hint in hints])

@@ -76,13 +76,13 @@ local function parse(value)
   return score, tenant
 end
 
--- ARGV from `from` on is id, tenant, priority and so on. How many were new, or were known and had got lost.
-local function add(from)
-  local count = (#ARGV - from + 1) / 3
-  local order = call('INCRBY', TICK, count) - count
+-- `text` is JSON: [[id, tenant, priority], …]. How many were new, or were known and had got lost.
+local function add(text)
+  local hints = cjson.decode(text)
+  local order = call('INCRBY', TICK, #hints) - #hints
   local new, tenants = 0, {}
-  for i = from, #ARGV, 3 do
-    local id, tenant, priority = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  for _, hint in ipairs(hints) do
+    local id, tenant, priority = hint[1], hint[2], hint[3]
     order = order + 1
     local score = string.format('%.0f', priority * STEP + order)
     if call('HSETNX', IDS, id, score .. ':' .. tenant) == 1 or not (call('ZSCORE', LEASES, id) or call('ZSCORE', queue_of(tenant), id)) then
