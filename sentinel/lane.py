@@ -163,6 +163,8 @@ class Lane:
     def _listen(self) -> None:
         for listener in self._listeners.values():
             listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted has it too (tcp(7))
             self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _accept(self, listener: socket.socket) -> None:
@@ -193,8 +195,6 @@ class Lane:
             _turn_away(accepted, silently=self.tls is not None)
             return
         accepted.setblocking(False)
-        if accepted.family != socket.AF_UNIX:
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
         self.served += 1
         self._by_address[address] += 1

@@ -428,6 +428,14 @@ async def test_without_descriptors_it_waits() -> None:
         await first.aclose()
 
 
+async def test_answers_go_at_once() -> None:
+    """Every accepted socket has TCP_NODELAY, which it gets from its listener: the kernel holds back no small answer."""
+    async with open_lane() as (lane, address), await trio.open_tcp_stream(*address):
+        await trio.sleep(0.05)
+        (connection,) = lane._served.values()
+        assert connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)  # type: ignore[union-attr]
+
+
 async def test_many_requests_at_once_hold_up_nobody() -> None:
     """Hundreds of connections that send many requests each do not keep one request of another from its turn."""
     handled: list[str] = []
