@@ -35,6 +35,7 @@ FAMILIES: Mapping[str, Family] = {
     "sentinel_commit_waiting": Family("gauge", "webhooks and jobs that wait for their commit"),
     "sentinel_spool_jobs": Family("gauge", "jobs in the spool, which the record does not have yet"),
     "sentinel_dispatch_up": Family("gauge", "1 while Redis is used, 0 while its breaker is open"),
+    "sentinel_loop_lag_seconds": Family("histogram", "how late the event loop woke up, twenty times a second", (), SECONDS),
     "sentinel_loop_late_seconds": Family("gauge", "how late the event loop woke up, at worst in the last second"),
     "sentinel_certificate_end_seconds": Family("gauge", "when the certificate ends, in seconds since the epoch"),
     "sentinel_jobs": Family("gauge", "jobs in the record", ("state",)),

@@ -27,7 +27,7 @@ from sentinel.payload import decode_own_json, encode_json
 from sentinel.processes import SIBLINGS
 from sentinel.records import Store
 
-WRITE_SECONDS = 1.0
+WRITE_SECONDS, LOOK_SECONDS = 1.0, 0.05
 ASK_SECONDS_MAX = 1.0
 STALE_SECONDS = 10.0  # a sibling that was not heard of for so long is gone
 _ROUTES = ("v1", "healthz", "readyz", "metrics", "openapi.json")
@@ -68,14 +68,22 @@ class Monitor:
         """Watch the loop, and write for the siblings. Belongs in the gateway's nursery."""
         folder, number = siblings()
         while True:
-            planned = trio.current_time() + WRITE_SECONDS
-            await trio.sleep_until(planned)
-            self._late = trio.current_time() - planned
+            await self._watch_loop(WRITE_SECONDS)
             if folder is not None:
                 with suppress(OSError):  # a full disk is told elsewhere; the next second tries again
                     fresh = folder / f"{number}.new"
                     fresh.write_bytes(encode_json(self._own()))
                     fresh.rename(folder / f"{number}.json")
+
+    async def _watch_loop(self, seconds: float) -> None:
+        """For so long, see how late the event loop comes back to who has slept."""
+        enough, worst = trio.current_time() + seconds, 0.0
+        while (planned := trio.current_time() + LOOK_SECONDS) < enough:
+            await trio.sleep_until(planned)
+            late = trio.current_time() - planned
+            worst = max(worst, late)
+            self.metrics.observe("sentinel_loop_lag_seconds", late)
+        self._late = worst
 
     def _route(self, path: str) -> str:
         first, _, rest = path[1:].partition("/")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trio
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
@@ -65,6 +67,18 @@ async def test_what_was_answered_is_counted(gateway: Gateway, sources: Mapping[s
     assert found['sentinel_jobs{state="queued"}'] == 1
     assert found["sentinel_record_up"] == 1
     assert found['process_open_fds{process="1"}'] > 3
+
+
+async def test_a_blocked_loop_is_seen(gateway: Gateway) -> None:
+    """A block of the event loop is in the histogram of its lags at once, and then in the gauge of the worst."""
+    await trio.sleep(0.2)
+    time.sleep(0.3)  # noqa: ASYNC251  that is the fault
+    with trio.fail_after(5):
+        while (found := await scrape(gateway))['sentinel_loop_late_seconds{process="1"}'] < 0.2:
+            await trio.sleep(0.05)
+    assert (
+        found['sentinel_loop_lag_seconds_count{process="1"}'] > found['sentinel_loop_lag_seconds_bucket{process="1",le="0.1"}'] > 0
+    )
 
 
 async def test_strangers_see_no_metrics(gateway: Gateway) -> None:
