@@ -1,6 +1,6 @@
 """What many connections cost one gateway: throughput by their number, memory of idle ones, and good clients beside slow ones.
 
-connections.py PID URL REQUESTS.tsv SECONDS: the gateway's process, where it listens, and signed webhooks for wrk.
+connections.py PID URL REQUESTS.tsv all|idle|slow|many SECONDS: the gateway's process, where it listens, signed webhooks for wrk.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 PATH = "/webhooks/whatsapp/bench"
 COUNTS = (64, 500, 2_000, 10_000)
 IDLE, SLOW, GOOD = 10_000, 2_000, 8
+SLOW_SECONDS_MIN = 60.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n"
 LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: bench\r\n\r\n"
 FIRST = (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", LARGE * 20)
@@ -99,25 +100,54 @@ class Slow:
                 self.fresh.add(number)
 
 
-def beside_slow(pid: int, url: str, requests: str, address: tuple[str, int], seconds: float) -> tuple[list[float], int, int, int]:
-    """What good clients see beside the slow ones; the gateway's memory at most, and in the end; its open files in the end."""
+def cpu_seconds(pid: int) -> float:
+    """What the process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def good(name: str, pid: int, url: str, requests: str, seconds: float) -> None:
+    """What good clients see, and what it costs the gateway."""
+    used = cpu_seconds(pid)
+    acks, p50, p99, most, refused, errors = wrk(url, requests, GOOD, seconds)
+    used = cpu_seconds(pid) - used
+    cost = f"{used / seconds:.0%} of a core, {used / (acks * seconds) * 1e6:.0f} us an ack"
+    times = f"p50 {p50:7.1f}  p99 {p99:7.1f}  max {most:7.1f} ms"
+    print(f"{name:16} {acks:8.0f} acks/s  {times}  refused {refused:.0f}, errors {errors:.0f}; {cost}", flush=True)
+
+
+def slow(pid: int, url: str, requests: str, address: tuple[str, int], seconds: float) -> None:
+    """Good clients alone, beside slow ones and alone again; the gateway's memory and open files before, during and afterwards."""
+    files, memory = open_files(pid), resident_kib(pid)
+    good("alone", pid, url, requests, seconds / 2)
     child = os.fork()
     if child == 0:
-        slow = Slow(address)
+        clients = Slow(address)
         while True:
             time.sleep(0.5)
-            slow.drip()
-    highest: list[int] = []
-    with subprocess.Popen([sys.executable, __file__, "--watch", str(pid)], stdout=subprocess.PIPE, text=True) as watch:
-        time.sleep(1)
-        seen = wrk(url, requests, GOOD, seconds)
-        watch.terminate()
-        assert watch.stdout
-        highest = [int(line) for line in watch.stdout.read().split()]
+            clients.drip()
+    time.sleep(12)  # by now the first of them were cut off, and all come and go
+    used = cpu_seconds(pid)
+    time.sleep(10)
+    print(f"{SLOW} slow ones by themselves: {(cpu_seconds(pid) - used) / 10:.1%} of a core", flush=True)
+    with subprocess.Popen([sys.executable, __file__, "--watch", str(pid)], stdout=subprocess.PIPE, text=True) as watching:
+        good("beside slow ones", pid, url, requests, seconds)
+        watching.terminate()
+        assert watching.stdout
+        highest = max(int(line) for line in watching.stdout.read().split())
     os.kill(child, 9)
     os.waitpid(child, 0)
-    time.sleep(12)  # longer than any patience of the gateway
-    return seen, max(highest), resident_kib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    time.sleep(16)  # longer than any patience of the gateway
+    left = resident_kib(pid)
+    good("alone again", pid, url, requests, seconds / 2)
+    print(f"memory before {memory / 1024:.0f}, then at most {highest / 1024:.0f}, afterwards {left / 1024:.0f} MiB")
+    time.sleep(2)
+    print(f"open files before {files}, afterwards {open_files(pid)}", flush=True)
+
+
+def open_files(pid: int) -> int:
+    """How many the process has."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def watch(pid: int) -> None:
@@ -127,28 +157,28 @@ def watch(pid: int) -> None:
         time.sleep(0.2)
 
 
-def main(pid: int, url: str, requests: str, seconds: float) -> None:
-    """Print what docs/benchmarks.md has."""
-    parts = urlsplit(url)
-    address = (str(parts.hostname), int(parts.port or 80))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    files, memory = len(list(Path(f"/proc/{pid}/fd").iterdir())), resident_kib(pid)
-    print(f"idle: {idle(pid, address):.1f} KiB each, {IDLE} of them beside {memory / 1024:.0f} MiB", flush=True)
-    time.sleep(2)
-    alone = wrk(url, requests, GOOD, seconds)
-    beside, highest, memory, left = beside_slow(pid, url, requests, address, 4 * seconds)
-    print(f"{GOOD} good clients alone: {alone[0]:.0f} acks/s, p50 {alone[1]:.1f} ms, p99 {alone[2]:.1f} ms")
-    print(
-        f"beside {SLOW} slow ones: {beside[0]:.0f} acks/s, p50 {beside[1]:.1f} ms, p99 {beside[2]:.1f} ms, refused {beside[4]:.0f}"
-    )
-    print(
-        f"memory then: at most {highest / 1024:.0f} MiB, afterwards {memory / 1024:.0f} MiB; open files {files}, afterwards {left}"
-    )
+def many(url: str, requests: str, seconds: float) -> None:
+    """Throughput by the number of connections."""
     print("connections   acks/s   p50 ms   p99 ms   max ms  refused  errors", flush=True)
     for count in COUNTS:
         print(f"{count:11d}", *(f"{number:8.0f}" for number in wrk(url, requests, count, seconds)), flush=True)
 
 
+def main(pid: int, url: str, requests: str, part: str, seconds: float) -> None:
+    """Print what docs/benchmarks.md has."""
+    parts = urlsplit(url)
+    address = (str(parts.hostname), int(parts.port or 80))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    if part in ("idle", "all"):
+        memory = resident_kib(pid)
+        print(f"idle: {idle(pid, address):.1f} KiB each, {IDLE} of them beside {memory / 1024:.0f} MiB", flush=True)
+        time.sleep(2)
+    if part in ("slow", "all"):
+        slow(pid, url, requests, address, max(seconds, SLOW_SECONDS_MIN))
+    if part in ("many", "all"):
+        many(url, requests, seconds)
+
+
 if __name__ == "__main__":
-    run: Callable[[], None] = lambda: main(int(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4]))  # noqa: E731
+    run: Callable[[], None] = lambda: main(int(sys.argv[1]), *sys.argv[2:5], float(sys.argv[5]))  # noqa: E731
     watch(int(sys.argv[2])) if sys.argv[1] == "--watch" else run()
