@@ -310,23 +310,44 @@ async def test_cancelling_the_real_model_frees_it_within_a_second(tmp_path: Path
 
 
 @pytest.mark.model
-async def test_a_crash_of_the_library_ends_the_worker_alone(tmp_path: Path) -> None:
-    """SIGSEGV in the middle of 16 generations: the gateway answers on, the worker is back, and every job ends once."""
+@pytest.mark.parametrize("death", [signal.SIGSEGV, signal.SIGKILL], ids=lambda death: death.name)
+async def test_a_crash_of_the_library_ends_the_worker_alone(tmp_path: Path, death: signal.Signals) -> None:
+    """
+    The worker dies in the middle of 16 generations, eight more waiting: the gateway answers on, and every job ends once.
+
+    How soon there is another worker, and its first token in the record, is printed; the goal is 2 s, on a quiet machine.
+    """
     async with running_sentinel(tmp_path, model=None, slots=16, tokens_max=24) as running:
-        acknowledged = await send_all(running, 16, channels=("telegram",))
+        acknowledged = await send_all(running, 24, channels=("telegram",))
         with trio.fail_after(60):
-            while sum(job.progress > 0 for job in running.record.list_jobs(JobFilter(limit=100))) < 4:
+            while sum(value > 0 for value in progress(running).values()) < 16:
                 await trio.sleep(0.02)
-        before = running.children()
-        os.kill(before["worker"], signal.SIGSEGV)
+        before, heard = running.children(), progress(running)
+        os.kill(before["worker"], death)
+        died = time.monotonic()
+        with trio.fail_after(60):
+            while running.children().get("worker", before["worker"]) == before["worker"]:
+                await trio.sleep(0.01)
+            restarted = time.monotonic()
+            while all(value in (0, heard[job]) for job, value in progress(running).items()):
+                await trio.sleep(0.01)
+            token = time.monotonic()
+        print(f"\n{death.name}: another worker after {restarted - died:.2f} s, its first token after {token - died:.2f} s")
         acknowledged += await send_all(running, 20, text="meanwhile", channels=("slack",))
         await running.wait_all_ended([ack.job_id for ack in acknowledged], 150)
         after = running.children()
-        assert set(running.all_jobs().values()) == {"succeeded"}
-        assert len(running.all_jobs()) == 36
+        assert Counter(running.all_jobs().values()) == {"succeeded": 44}
+        ends = [sum(step.step == "succeeded" for step in running.record.story(ack.job_id)) for ack in acknowledged]
+        assert ends == [1] * 44
     assert after["serve"] == before["serve"]
     assert after["worker"] != before["worker"]
     assert max(ack.seconds for ack in acknowledged) < 2
+    assert token - died < 20
+
+
+def progress(running: Running) -> dict[str, float]:
+    """How far each job is, as the record has heard."""
+    return {job.id: job.progress for job in running.record.list_jobs(JobFilter(limit=100))}
 
 
 async def sentinel_command(running: Running, *arguments: str) -> subprocess.CompletedProcess[bytes]:
