@@ -1,21 +1,36 @@
-"""Measures the engine, part by part, and prints a Markdown list of figures; each with its goal."""
+"""
+Measures the engine, part by part, and prints a Markdown list of figures; each with its goal.
+
+`run.py PYTHON [PART…]`; PYTHON is that of the environment with the peer.
+"""
 
 from __future__ import annotations
 
-import statistics
+import json
+import os
+import subprocess
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import bare
+import requantize
 import trio
 
 from worker.bundled import bundled_model
-from worker.engine import Engine, Generation, Options, Prompt, open_engine
+from worker.engine import Engine, Generation, Message, Options, Prompt, open_engine
 
+PEER = sys.argv[1]
+BUNDLED = bundled_model()
+CORES = os.cpu_count() or 1
+THREADS = int(os.environ["THREADS"]) if "THREADS" in os.environ else None  # without, the engine gives way to others
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 TOKENS = 48
-ROUNDS = 3
+SLOTS = (1, 4, 8, 16)
 STORY = "Tell me a very long story about the number {}."
 SYSTEM = "You are the guide of an old town. You know each stone of it, and you answer in plain words. " * 17
 TICKET = {
@@ -30,8 +45,12 @@ TICKET = {
 }
 
 
-def open_bundled(slots: int):
-    return open_engine(str(bundled_model()), options=Options(slots=slots))
+# Tokens, seconds until the last of them, and seconds of the processor meanwhile.
+Turn = tuple[int, float, float]
+
+
+def open_model(slots: int, path: Path = BUNDLED):
+    return open_engine(str(path), options=Options(slots=slots, threads=THREADS))
 
 
 async def ask_all(engine: Engine, prompts: list[Prompt]) -> tuple[float, list[float], list[Generation]]:
@@ -49,27 +68,87 @@ async def ask_all(engine: Engine, prompts: list[Prompt]) -> tuple[float, list[fl
     return time.perf_counter() - began, firsts, found
 
 
-async def speed(slots: int) -> float:
-    async with open_bundled(slots) as engine:
-        prompts = [Prompt([{"role": "user", "content": STORY.format(n)}], TOKENS, 0.0) for n in range(slots)]
+async def engine_turn(path: Path, slots: int) -> Turn:
+    async with open_model(slots, path) as engine:
+        prompts = [Prompt(chat(n), TOKENS, 0.0) for n in range(slots)]
+        used = time.process_time()
         seconds, _, found = await ask_all(engine, prompts)
-    return sum(answer.completion_tokens for answer in found) / seconds
+        used = time.process_time() - used
+    return sum(answer.completion_tokens for answer in found), seconds, used
 
 
-def measure_slots() -> None:
-    """Tokens per second, prompts included, of the engine and of a bare loop, in turn."""
-    middle = {}
-    print("| slots | engine tokens/s | bare loop tokens/s | engine ÷ bare (goal 0.95) |\n|--:|--:|--:|--:|")
-    for slots in (1, 4, 8, 16):
-        prompts = bare.tokenized([STORY.format(n) for n in range(slots)])
-        ours, theirs = [], []
+def bare_turn(path: Path, slots: int) -> Turn:
+    return bare.loop(path, THREADS or CORES, tokenized(path, slots), TOKENS)
+
+
+def peer_turn(path: Path, slots: int) -> Turn:
+    command = [PEER, str(Path(__file__).with_name("peer_xllamacpp.py")), str(path), str(TOKENS), str(THREADS or CORES)]
+    prompts = json.dumps(tokenized(path, slots)).encode()
+    done = subprocess.run(command, input=prompts, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    count, seconds, used = done.stdout.split()[-3:]
+    return int(count), float(seconds), float(used)
+
+
+def tokenized(path: Path, slots: int) -> list[list[int]]:
+    return bare.tokenized(path, [chat(n) for n in range(slots)])
+
+
+def chat(number: int) -> list[Message]:
+    """Its system prompt is its own, and too short to be kept: no side has less to read than another."""
+    return [{"role": "system", "content": f"Be {number}."}, {"role": "user", "content": STORY.format(number)}]
+
+
+SIDES: dict[str, Callable[[Path, int], Turn]] = {
+    "engine": partial(trio.run, engine_turn),
+    "bare loop": bare_turn,
+    "xllamacpp": peer_turn,
+}
+
+
+def measure_beside(*names: str) -> None:
+    """The sides in turn: tokens per second, prompts included; and the engine's part of each, by the clock and by the processor."""
+    beside = names[1:]
+    print(
+        f"{ROUNDS} rounds, {THREADS or CORES} threads, answers of {TOKENS} tokens; medians, a ratio being one of the same round\n"
+    )
+    heads = [*(f"{name} tokens/s" for name in names), *(f"engine ÷ {name} (goal 0.95) | by processor" for name in beside)]
+    print(f"| slots | {' | '.join(heads)} |\n|{'--:|' * (1 + len(names) + 2 * len(beside))}")
+    for slots in SLOTS:
+        turns: dict[str, list[Turn]] = defaultdict(list)
         for _ in range(ROUNDS):
-            ours.append(trio.run(speed, slots))
-            theirs.append(bare.loop(slots, prompts, TOKENS))
-        middle[slots] = statistics.median(ours)
-        ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
-        print(f"| {slots} | {middle[slots]:.0f} | {statistics.median(theirs):.0f} | {ratio:.2f} |", flush=True)
-    print(f"\n16 slots ÷ 1 slot: {middle[16] / middle[1]:.2f} (goal 1.35)")
+            for name in names:
+                turns[name].append(SIDES[name](BUNDLED, slots))
+        cells = [f"{median(by_clock(turns[name])):.0f}" for name in names]
+        for name in beside:
+            cells += [f"{ratio(by(turns['engine']), by(turns[name])):.2f}" for by in (by_clock, by_processor)]
+        print(f"| {slots} | {' | '.join(cells)} |", flush=True)
+
+
+def by_clock(turns: list[Turn]) -> list[float]:
+    return [tokens / seconds for tokens, seconds, _ in turns]
+
+
+def by_processor(turns: list[Turn]) -> list[float]:
+    return [tokens / used for tokens, _, used in turns]
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    return median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def measure_q4_0() -> None:
+    """What 16 slots give over one, with the bundled file and with the same in a quantisation that has kernels for many rows."""
+    files = {"Q4_1": (BUNDLED, 1.35), "Q4_0": (requantize.q4_0(BUNDLED), 1.8)}
+    turns: dict[tuple[str, int], list[Turn]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for name, (path, _) in files.items():
+            for slots in (1, 16):
+                turns[name, slots].append(trio.run(engine_turn, path, slots))
+    for name, (_, goal) in files.items():
+        one, many = turns[name, 1], turns[name, 16]
+        gain, by_time = ratio(by_clock(many), by_clock(one)), ratio(by_processor(many), by_processor(one))
+        speeds = f"{median(by_clock(one)):.0f} tokens/s in 1 slot, {median(by_clock(many)):.0f} in 16"
+        print(f"{name}: {speeds}: {gain:.2f} times (goal {goal}); by the processor {by_time:.2f}")
 
 
 async def start_of_eight(shared: bool) -> float:
@@ -78,7 +157,7 @@ async def start_of_eight(shared: bool) -> float:
         Prompt([{"role": "system", "content": system}, {"role": "user", "content": STORY.format(n)}], 2, 0.0)
         for n, system in enumerate(systems)
     ]
-    async with open_bundled(8) as engine:
+    async with open_model(8) as engine:
         tokens = await engine.count_tokens(prompts[0].messages)
         _, firsts, _ = await ask_all(engine, prompts)
     print(f"    {'shared' if shared else 'own'} heads, prompts of {tokens} tokens: all begun after {max(firsts):.2f} s")
@@ -88,12 +167,12 @@ async def start_of_eight(shared: bool) -> float:
 def measure_head() -> None:
     """How much sooner 8 jobs begin that have their first tokens in common."""
     gains = [trio.run(start_of_eight, False) / trio.run(start_of_eight, True) for _ in range(2)]
-    print(f"Shared head: {statistics.median(gains):.1f} times sooner (goal 4)")
+    print(f"Shared head: {median(gains):.1f} times sooner (goal 4)")
 
 
 async def json_speed(schema: dict[str, object] | None) -> float:
     messages = [{"role": "user", "content": "Write a ticket for this as JSON: my parcel is broken and I want my money back."}]
-    async with open_bundled(4) as engine:
+    async with open_model(4) as engine:
         prompts = [Prompt(messages, 160 if schema else 55, 0.7, seed, json_schema=schema) for seed in range(4)]
         seconds, firsts, found = await ask_all(engine, prompts)
     return sum(answer.completion_tokens for answer in found) / (seconds - min(firsts))
@@ -102,7 +181,7 @@ async def json_speed(schema: dict[str, object] | None) -> float:
 def measure_json() -> None:
     """Tokens per second after the first, under a schema and without, in turn."""
     ratios = [trio.run(json_speed, TICKET) / trio.run(json_speed, None) for _ in range(5)]
-    print(f"JSON by schema ÷ free text, 4 slots: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}; goal 0.8)")
+    print(f"JSON by schema ÷ free text, 4 slots: {median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}; goal 0.8)")
 
 
 def high_level(chats: list[list[dict[str, str]]]) -> float:
@@ -118,7 +197,7 @@ def high_level(chats: list[list[dict[str, str]]]) -> float:
 
 
 async def ours(chats: list[list[dict[str, str]]]) -> float:
-    async with open_bundled(16) as engine:
+    async with open_model(16) as engine:
         return (await ask_all(engine, [Prompt(messages, 24, 0.7) for messages in chats]))[0]
 
 
@@ -135,7 +214,7 @@ def resident_mebibytes() -> float:
 
 
 async def jobs_of_memory() -> None:
-    async with open_bundled(8) as engine:
+    async with open_model(8) as engine:
         sizes = {}
         for count in (100, 900):
             for first in range(0, count, 50):
@@ -153,14 +232,39 @@ async def jobs_of_memory() -> None:
     print(f"RSS after 1,000 jobs − after 100: {sizes[900] - sizes[100]:+.1f} MiB (goal 5)")
 
 
+async def cancels() -> tuple[list[float], int]:
+    """Seconds from the cancelling of a prompt, somewhere in its reading, until the next one's answer has begun; its tokens."""
+    waits = []
+    long = Prompt([{"role": "user", "content": "All work and no play makes Jack a dull boy. " * 150}], 16, 0.0)
+    async with open_model(1) as engine:
+        tokens = await engine.count_tokens(long.messages)
+        for number in range(20):
+            with trio.move_on_after(0.2 + 0.05 * number):
+                await engine.generate(long, lambda *_: None)
+            began = time.perf_counter()
+            await engine.count_tokens([{"role": "user", "content": "?"}])  # answered between two steps, without one of its own
+            waits.append(time.perf_counter() - began)
+    return sorted(waits), tokens
+
+
+def measure_cancel() -> None:
+    """How soon the engine is free again when a long prompt is cancelled while it is read."""
+    waits, tokens = trio.run(cancels)
+    print(f"20 prompts of {tokens} tokens, cancelled while they were read: free after", end=" ")
+    print(f"{1e3 * waits[10]:.0f} ms (median), {1e3 * waits[-1]:.0f} ms (longest; goal 50)")
+
+
 PARTS = {
-    "slots": measure_slots,
+    "slots": partial(measure_beside, "engine", "bare loop"),
+    "peers": partial(measure_beside, "engine", "bare loop", "xllamacpp"),
+    "q4_0": measure_q4_0,
     "head": measure_head,
     "json": measure_json,
     "queue": measure_queue,
+    "cancel": measure_cancel,
     "memory": partial(trio.run, jobs_of_memory),
 }
 
-for name in sys.argv[1:] or PARTS:
+for name in sys.argv[2:] or [part for part in PARTS if part != "slots"]:
     print(f"\n## {name}", flush=True)
     PARTS[name]()
