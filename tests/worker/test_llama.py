@@ -195,6 +195,25 @@ async def test_cancelling_stops_the_reading_of_a_prompt(decodes: list[Decode]):
     assert {decode.tokens for decode in after} == {1}
 
 
+async def test_a_cancelled_prompt_frees_its_slot_at_once(decodes: list[Decode]):
+    """Of a long prompt that is cancelled nothing more is fed, and the decode that runs stops: the one slot is the next one's."""
+    long, short = prompt("All work and no play makes Jack a dull boy. " * 150, 16), prompt("Hi", 2)
+    waits = []
+    async with open_bundled(1) as engine:
+        assert await engine.count_tokens(long.messages) > 1500
+        for seconds in (0.1, 0.25, 0.4):
+            with trio.move_on_after(seconds) as scope:
+                await engine.generate(long, ignore)
+            cancelled_at = time.perf_counter()
+            answer = await engine.generate(short, ignore)
+            assert scope.cancelled_caught
+            fed = sum(decode.tokens for decode in decodes if decode.began > cancelled_at)
+            assert fed < answer.prompt_tokens + answer.completion_tokens
+            waits += [decode.ended - cancelled_at for decode in decodes if decode.began < cancelled_at < decode.ended]
+    print(f"\nstopped after {max(waits, default=0) * 1000:.0f} ms at most; the goal is 50")
+    assert max(waits, default=0) < 1
+
+
 async def test_a_prompt_that_is_too_long_is_refused():
     """What the context cannot hold fails at once, with the numbers, and the engine goes on."""
     async with open_bundled(1) as engine:
