@@ -21,6 +21,7 @@ from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
 from sentinel.records.postgres_connection import Connection, open_connection, reason
+from sentinel.records.postgres_lines import Lines
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
 
@@ -33,6 +34,7 @@ _MIGRATION_LOCK = 0x53454E54
 _UUID = re.compile("[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 _UUIDS = re.compile(rf"\{{{_UUID.pattern}(?:,{_UUID.pattern})*\}}", re.IGNORECASE)
 _SQL = {name: numbered_by_name(statement) for name, statement in load_queries("postgres").items()}
+_SQL |= {look: f"{_SQL[look]},\n{_SQL['claim']}" for look in ("look_for_ids", "look_everywhere", "look_at_lines")}
 
 T = TypeVar("T")
 
@@ -47,6 +49,7 @@ class PostgresRecord(SqlRecord):
         self._pooled = False  # a pooler is in between that takes no startup options and keeps no prepared statements
         self._ask_first = 0
         self._promoted = float("-inf")
+        self._lines = Lines()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -153,14 +156,26 @@ class PostgresRecord(SqlRecord):
 
     def _claim(self, worker: int, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[list[Claim], int, bool]:
         """The jobs claimed by one statement, how many have to wait for others of their chat, and if there may be more."""
-        given = None if ids is None else self._ids(ids)
+        look, where = self._look(now, ids)
         try:
-            columns, found = self._tuples("claim", worker=worker, count=count, looked=looked, now=now, ids=given)
+            columns, found = self._tuples(look, worker=worker, count=count, looked=looked, now=now, **where)
         except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
             return [], 0, False
-        parked, more, token, *_ = found[0]
+        parked, more, walked, _, mark, token, *_ = found[0]
+        if ids is None:
+            self._lines.claimed(next((row[3] for row in found if row[3] is not None), None), mark, walked or 0, now)
         claims = [] if token is None else rows.claims(columns, found)
         return claims, parked, bool(more)
+
+    def _look(self, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+        """The way to look for what may be claimed, and what it is to be told."""
+        if ids is not None:
+            return "look_for_ids", {"ids": self._ids(ids)}
+        if self._lines.must_look(now):
+            self._lines.looked(**self._one("lines"), now=now)
+        if self._lines.known is None:
+            return "look_everywhere", {}
+        return "look_at_lines", {"lines": self._lines.known, "mark": self._lines.mark(now)}
 
     def promote(self, now: float) -> int:
         self._promoted = now

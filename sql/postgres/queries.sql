@@ -191,34 +191,74 @@ WITH due AS (
     RETURNING sequence)
 UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(ARRAY(SELECT sequence FROM due))
 
--- name: claim
--- The jobs named by `ids`, or else a fair pick: tenants by chance, an even share for each, by priority and age. The rows are locked
--- before it is asked whether an earlier job of the same conversation is in the way; one that has to wait is marked, so that the next
--- claim need not look at it, but only while the job in its way is held (FOR SHARE), or the mark could come after the last look of the
--- transaction that ends that job and nobody would take it away. Of suspects, one at a time; only if there are
--- any is it asked (CASE) whether this worker runs one, and `place || ''` keeps named jobs off the index of what is ready: with statistics of
--- an empty queue, which the planner often has, either can be a walk past all its dead rows.
-WITH RECURSIVE tenants(tenant) AS (
-    (SELECT tenant FROM queue WHERE place = 'ready' AND :ids::text[] IS NULL ORDER BY tenant LIMIT 1)
+-- name: look_for_ids
+-- The beginning of `claim`: of the jobs named by `ids`, those that may be claimed. `place || ''` keeps it off the index of what is ready:
+-- with statistics of an empty queue, which the planner often has, that can be a walk past all its dead rows.
+WITH found AS MATERIALIZED (
+    SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
+        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
+told AS MATERIALIZED (SELECT false AS more, NULL::text AS lines, NULL::bigint AS mark, NULL::bigint AS passed)
+
+-- name: look_everywhere
+-- The beginning of `claim`: a fair pick. Tenants by chance, an even share for each, by priority and age.
+WITH RECURSIVE counter AS MATERIALIZED (SELECT pg_stat_get_xact_tuples_returned('queue_ready'::regclass) AS passed),
+tenants(tenant) AS (
+    (SELECT q.tenant FROM counter CROSS JOIN LATERAL (
+        SELECT tenant FROM queue WHERE place = 'ready' AND passed IS NOT NULL ORDER BY tenant LIMIT 1) AS q)
     UNION ALL
     SELECT (SELECT q.tenant FROM queue AS q WHERE q.place = 'ready' AND q.tenant > t.tenant ORDER BY q.tenant LIMIT 1)
     FROM tenants AS t WHERE t.tenant IS NOT NULL),
 drawn AS MATERIALIZED (SELECT tenant FROM tenants WHERE tenant IS NOT NULL ORDER BY random() LIMIT :count),
-fair AS MATERIALIZED (
+share AS MATERIALIZED (SELECT :looked / nullif(count(*), 0) AS jobs FROM drawn),
+found AS MATERIALIZED (
     SELECT q.*, row_number() OVER (PARTITION BY q.tenant ORDER BY q.priority, q.sequence) AS turn
     FROM drawn CROSS JOIN LATERAL (
         SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE place = 'ready' AND tenant = drawn.tenant
-        ORDER BY priority, sequence LIMIT :looked / (SELECT count(*) FROM drawn) + 1 FOR UPDATE SKIP LOCKED) AS q),
-named AS MATERIALIZED (
-    SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
-        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
+        ORDER BY priority, sequence LIMIT (SELECT jobs + 1 FROM share) FOR UPDATE SKIP LOCKED) AS q),
+told AS MATERIALIZED (
+    SELECT (SELECT max(turn) FROM found) > (SELECT jobs FROM share) AS more, NULL::text AS lines, NULL::bigint AS mark,
+           (SELECT passed FROM counter) AS passed)
+
+-- name: look_at_lines
+-- The beginning of `claim` while an old snapshot keeps the index entries of what was taken: the same pick, from the `lines` in which
+-- something waits, each from its first job on, and from what has a number greater than `mark`. The answer names the lines anew.
+WITH lines AS MATERIALIZED (
+    SELECT tenant, priority, min(sequence) AS first FROM (
+        SELECT l.tenant, l.priority, q.sequence FROM json_to_recordset(:lines::json) AS l(tenant text, priority integer, first bigint)
+        CROSS JOIN LATERAL (
+            SELECT sequence FROM queue WHERE place = 'ready' AND tenant = l.tenant AND priority = l.priority AND sequence >= l.first
+            ORDER BY sequence LIMIT 1) AS q
+        UNION ALL SELECT tenant, priority, sequence FROM queue WHERE sequence > :mark::bigint AND place || '' = 'ready') AS waiting
+    GROUP BY tenant, priority),
+drawn AS MATERIALIZED (
+    SELECT tenant, array_agg(priority ORDER BY priority) AS priorities, array_agg(first ORDER BY priority) AS firsts
+    FROM lines GROUP BY tenant ORDER BY random() LIMIT :count),
+share AS MATERIALIZED (SELECT :looked / nullif(count(*), 0) AS jobs FROM drawn),
+found AS MATERIALIZED (
+    SELECT q.*, row_number() OVER (PARTITION BY q.tenant ORDER BY q.priority, q.sequence) AS turn
+    FROM drawn CROSS JOIN LATERAL (
+        SELECT q.* FROM unnest(priorities, firsts) AS l(priority, first) CROSS JOIN LATERAL (
+            SELECT ctid AS at, sequence, tenant, priority, chat FROM queue
+            WHERE place = 'ready' AND tenant = drawn.tenant AND priority = l.priority AND sequence >= l.first
+            ORDER BY sequence LIMIT (SELECT jobs + 1 FROM share) FOR UPDATE SKIP LOCKED) AS q
+        LIMIT (SELECT jobs + 1 FROM share)) AS q),
+told AS MATERIALIZED (
+    SELECT (SELECT max(turn) FROM found) > (SELECT jobs FROM share) AS more, (SELECT coalesce(json_agg(lines), '[]')::text FROM lines) AS lines,
+           (SELECT last_value FROM jobs_sequence_seq) AS mark, NULL::bigint AS passed)
+
+-- name: claim
+-- It goes on from one of the looks above: what they `found` is locked before it is asked whether an earlier job of the same conversation
+-- is in the way; one that has to wait is marked, so that the next claim need not look at it, but only while the job in its way is held
+-- (FOR SHARE), or the mark could come after the last look of the transaction that ends that job and nobody would take it away. Of
+-- suspects, one at a time; only if there are any is it asked (CASE) whether this worker runs one, for that may be a walk past dead rows
+-- too. `walked` says how many dead entries of the index of what is ready were passed.
 lone AS MATERIALIZED (
     SELECT ctid AS at, sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
     WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
         SELECT 1 FROM queue AS r JOIN jobs AS j ON j.sequence = r.sequence
         WHERE r.place = 'running' AND r.worker_id = :worker AND j.rescues >= 2) END
     ORDER BY sequence LIMIT 1 FOR UPDATE SKIP LOCKED),
-candidates AS MATERIALIZED (SELECT * FROM lone UNION ALL SELECT * FROM fair UNION ALL SELECT * FROM named),
+candidates AS MATERIALIZED (SELECT * FROM lone UNION ALL SELECT * FROM found),
 blocked AS MATERIALIZED (
     SELECT c.sequence, coalesce(
         (SELECT e.sequence FROM queue AS e WHERE e.chat = c.chat AND e.place = 'running'),
@@ -241,8 +281,26 @@ claimed AS (
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
     RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
               priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
-SELECT (SELECT count(*) FROM parked) AS parked, (SELECT max(turn) FROM fair) > :looked / (SELECT nullif(count(*), 0) FROM drawn) AS more, claimed.*
-FROM (SELECT 1) AS always LEFT JOIN claimed ON true ORDER BY priority, sequence
+SELECT (SELECT count(*) FROM parked) AS parked, more,
+       pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - passed - (SELECT count(*) FROM found) AS walked,
+       CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT min(sequence) FROM claimed) THEN lines END AS lines,  -- once, not with each job
+       mark, claimed.*
+FROM told LEFT JOIN claimed ON true ORDER BY priority, sequence
+
+-- name: lines
+-- Which tenants have something to claim, of which priority, and the number of each's first: all that `claim` need look at, beside what
+-- comes after the job that now has the greatest number (`mark`).
+WITH RECURSIVE counter AS MATERIALIZED (SELECT pg_stat_get_xact_tuples_returned('queue_ready'::regclass) AS passed),
+lines(tenant, priority, first) AS (
+    (SELECT q.* FROM counter CROSS JOIN LATERAL (
+        SELECT tenant, priority, sequence FROM queue WHERE place = 'ready' AND passed IS NOT NULL
+        ORDER BY tenant, priority, sequence LIMIT 1) AS q)
+    UNION ALL
+    SELECT n.* FROM lines AS l CROSS JOIN LATERAL (
+        SELECT tenant, priority, sequence FROM queue WHERE place = 'ready' AND (tenant, priority) > (l.tenant, l.priority)
+        ORDER BY tenant, priority, sequence LIMIT 1) AS n)
+SELECT (SELECT coalesce(json_agg(lines), '[]')::text FROM lines) AS lines, (SELECT last_value FROM jobs_sequence_seq) AS mark,
+       pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - (SELECT passed FROM counter) - (SELECT count(*) FROM lines) AS walked
 
 -- name: mergeable
 -- Later messages of the conversation of a job that we run, as far as nobody has begun them.

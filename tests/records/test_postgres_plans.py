@@ -50,7 +50,8 @@ class Bench:
         return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
     def pages_of_a_claim(self, ids: list[str] | None = None) -> int:
-        return self.pages("claim", worker=self.worker, count=8, looked=8, now=NOW, ids=ids)
+        look = "look_everywhere" if ids is None else "look_for_ids"
+        return self.pages(look, worker=self.worker, count=8, looked=8, now=NOW, ids=ids)
 
     def pages_of_an_end(self) -> int:
         (claim,) = self.record.claim(self.worker, 1, NOW)

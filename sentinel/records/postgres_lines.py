@@ -1,0 +1,59 @@
+"""Where the ready jobs begin, while PostgreSQL cannot forget those that were taken: what one look has seen, the next begins at.
+
+Pure: the record runs the statements. It says where to look, never what may be claimed: a wrong word here costs time only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+WALKED_MAX = 1_000  # dead entries that a look may pass; the first to pass them has them removed, unless a snapshot keeps them
+FULL_SECONDS = 1.0  # between two looks at everything, which find what came back with an old number, or was committed late
+WALKED_A_SECOND = 50_000  # dead entries, by such looks on average: about a hundredth of the time
+COMMIT_SECONDS = 0.1  # a job may become visible so much later than one with a greater number
+
+
+@attrs.define(eq=False)
+class Lines:
+    """
+    What is known of the lines, one for each tenant and priority, in which jobs wait to be claimed.
+
+    `known` is a document for the statement `claim`, with the first job of each line, or None: then it must look at everything, as
+    it does while that is cheap.
+    """
+
+    known: str | None = None
+    _walks: int = 0  # looks in a row that passed too many dead entries
+    _looked_at: float = 0.0
+    _full_at: float = 0.0
+    _marks: deque[tuple[float, int]] = attrs.field(factory=deque)  # when which job's number was the greatest
+
+    def must_look(self, now: float) -> bool:
+        """Whether the lines should now be listed, by a look at everything."""
+        return self._walks > 1 and not self._looked_at <= now < self._full_at
+
+    def looked(self, lines: str, mark: int, walked: int, now: float) -> None:
+        """Take a list of all lines; it had to pass `walked` dead entries, and `mark` is the greatest number of a job."""
+        if now < self._looked_at or self.known is None:
+            self._marks.clear()
+        self._looked_at, self._full_at = now, now + max(FULL_SECONDS, walked / WALKED_A_SECOND)
+        self._walks = 2 if walked > WALKED_MAX else 0
+        self.claimed(lines if self._walks else None, mark, walked, now)
+
+    def claimed(self, lines: str | None, mark: int | None, walked: int, now: float) -> None:
+        """Take what a claim tells: how many dead entries it passed and, if it was told where to look, where the next one should."""
+        self.known = lines
+        if lines is None or mark is None:
+            self._walks = self._walks + 1 if walked > WALKED_MAX else 0
+        else:
+            self._marks.append((now, mark))
+
+    def mark(self, now: float) -> int | None:
+        """A number such that all jobs with smaller ones are in `known`, but for the few that a look at everything will find."""
+        if self.known is None:
+            return None
+        while len(self._marks) > 1 and self._marks[1][0] <= now - COMMIT_SECONDS:
+            self._marks.popleft()
+        return self._marks[0][1]
