@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -18,7 +18,7 @@ from psycopg.types.string import TextLoader
 
 from sentinel.errors import Unavailable
 from sentinel.keyring import Keyring, open_keyring
-from sentinel.model import Claim, NewJob
+from sentinel.model import Claim, NewJob, State
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
 from sentinel.records.postgres_connection import Connection, open_connection, reason
 from sentinel.records.postgres_lines import Lines
@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 class PostgresRecord(SqlRecord):
     """A record in the database that `url` names. `busy_seconds` bounds each call, whatever the server or the network does."""
+
+    _lists: ClassVar = {"list_jobs_live": frozenset({State.SCHEDULED, State.QUEUED, State.RUNNING, State.QUARANTINED})}
 
     def __init__(self, url: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
         self._url, self._busy_seconds = url, busy_seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -52,6 +52,10 @@ PRUNED_TABLES = (
 class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, SqlCallbacks):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
+    _lists: ClassVar[
+        Mapping[str, frozenset[State]]
+    ]  # the statements that list jobs of some states only, without a look at all others
+
     @abstractmethod
     def migrate(self) -> list[str]: ...
 
@@ -89,7 +93,14 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
 
     def list_jobs(self, wanted: JobFilter) -> list[Job]:
         values = attrs.asdict(wanted) | {"states": rows.encode(wanted.states) if wanted.states is not None else None}
-        return [rows.job(row) for row in self._all("list_jobs_called" if wanted.external_id is not None else "list_jobs", **values)]
+        return [rows.job(row) for row in self._all(self._list(wanted), **values)]
+
+    def _list(self, wanted: JobFilter) -> str:
+        """The statement that need not walk past all other jobs, where there is one."""
+        if wanted.external_id is not None:
+            return "list_jobs_called"
+        few = [name for name, states in self._lists.items() if wanted.states and states.issuperset(wanted.states)]
+        return few[0] if few else "list_jobs"
 
     def queue_position(self, job: Job) -> int:
         return int(self._one("queue_position", priority=job.priority, sequence=job.sequence)["ahead"])

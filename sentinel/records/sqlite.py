@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 from sentinel.keyring import Keyring, open_keyring
-from sentinel.model import Claim, NewJob
+from sentinel.model import Claim, NewJob, State
 from sentinel.records import rows
 from sentinel.records.queries import load_migrations, load_queries
 from sentinel.records.sql import SqlRecord
@@ -24,6 +24,11 @@ _SQL = load_queries("sqlite")
 
 class SqliteRecord(SqlRecord):
     """A record on the file at `path`, made if it is not there."""
+
+    _lists: ClassVar = {
+        "list_jobs_live": frozenset({State.SCHEDULED, State.QUEUED, State.RUNNING}),
+        "list_jobs_gone_wrong": frozenset({State.QUARANTINED, State.FAILED, State.CANCELLED}),
+    }
 
     def __init__(self, path: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
         self.keyring = keyring or open_keyring(f"sqlite:{path}")

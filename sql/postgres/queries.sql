@@ -51,6 +51,16 @@ WHERE external_id = :external_id
   AND (:before::bigint IS NULL OR sequence < :before::bigint)
 ORDER BY sequence DESC LIMIT :limit
 
+-- name: list_jobs_live
+-- The same for states whose jobs are all in the queue, which is read first: in `jobs` they may be few among a million.
+SELECT j.*
+FROM queue AS q CROSS JOIN LATERAL (SELECT * FROM jobs WHERE sequence = q.sequence OFFSET 0) AS j
+WHERE (:tenant::text IS NULL OR q.tenant = :tenant::text)
+  AND CASE WHEN q.place IN ('ready', 'suspect', 'waiting') THEN 'queued' ELSE q.place END IN (SELECT json_array_elements_text(:states::json))
+  AND (:channel::text IS NULL OR channel = :channel::text)
+  AND (:before::bigint IS NULL OR q.sequence < :before::bigint)
+ORDER BY q.sequence DESC LIMIT :limit
+
 -- name: queue_position
 SELECT count(*) AS ahead FROM queue WHERE place IN ('ready', 'suspect', 'waiting') AND (priority, sequence) < (:priority::integer, :sequence::bigint)
 

@@ -44,6 +44,25 @@ WHERE external_id = :external_id
   AND (:before IS NULL OR sequence < :before)
 ORDER BY sequence DESC LIMIT :limit
 
+-- name: list_jobs_live
+-- The same for states in which few jobs are, by an index of those alone: SQLite would rather read every job than sort.
+SELECT * FROM jobs INDEXED BY jobs_conversation
+WHERE state IN ('scheduled', 'queued', 'running')
+  AND (:tenant IS NULL OR tenant = :tenant)
+  AND state IN (SELECT value FROM json_each(:states))
+  AND (:channel IS NULL OR channel = :channel)
+  AND (:before IS NULL OR sequence < :before)
+ORDER BY sequence DESC LIMIT :limit
+
+-- name: list_jobs_gone_wrong
+SELECT * FROM jobs INDEXED BY jobs_gone_wrong
+WHERE state IN ('quarantined', 'failed', 'cancelled')
+  AND (:tenant IS NULL OR tenant = :tenant)
+  AND state IN (SELECT value FROM json_each(:states))
+  AND (:channel IS NULL OR channel = :channel)
+  AND (:before IS NULL OR sequence < :before)
+ORDER BY sequence DESC LIMIT :limit
+
 -- name: queue_position
 SELECT count(*) AS ahead FROM jobs WHERE state = 'queued' AND (priority, sequence) < (:priority, :sequence)
 

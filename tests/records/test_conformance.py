@@ -1011,6 +1011,10 @@ class TestReading:
             ({"external_id": "x", "states": [State.QUARANTINED]}, ""),
             ({"external_id": "x", "limit": 1}, "d"),
             ({"limit": 2}, "ed"),
+            ({"states": [State.QUARANTINED]}, "a"),
+            ({"states": [State.QUEUED], "tenant": "t", "limit": 2}, "ed"),
+            ({"states": [State.QUEUED, State.RUNNING], "channel": "slack"}, "cb"),
+            ({"states": [State.FAILED, State.CANCELLED]}, ""),
         ],
     )
     def test_list_filters(self, bench, wanted, expected):
@@ -1024,12 +1028,24 @@ class TestReading:
         )
         assert "".join(job.sender for job in bench.record.list_jobs(JobFilter(**wanted))) == expected
 
-    @pytest.mark.parametrize("external_id", [None, "x"])
-    def test_paging(self, bench, external_id):
+    def test_each_state_is_listed(self, bench, dead_process):
+        """A job is listed by the state that it is in, whatever that is, and by no other."""
+        bench.running()
+        for state in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED):
+            end_as(bench, state, dead_process)
+        bench.accept(new_job(conversation="c"), new_job(conversation="c"), new_job(state=State.SCHEDULED, run_at=NOW + 60))
+        bench.claim()
+        states = [job.state for job in bench.record.list_jobs(JobFilter())]
+        assert set(states) == set(State)
+        for state in State:
+            assert [job.state for job in bench.record.list_jobs(JobFilter(states=[state]))] == [state] * states.count(state)
+
+    @pytest.mark.parametrize("wanted", [{}, {"external_id": "x"}, {"states": [State.QUEUED]}])
+    def test_paging(self, bench, wanted):
         """Going on from the last job of a page shows every job once, though new ones arrive meanwhile."""
         ids = bench.accept(*[new_job(external_id="x") for _ in range(7)])
         seen, before = [], None
-        while page := bench.record.list_jobs(JobFilter(external_id=external_id, before=before, limit=3)):
+        while page := bench.record.list_jobs(JobFilter(**wanted, before=before, limit=3)):
             seen += [job.id for job in page]
             before = page[-1].sequence
             bench.accept(new_job(external_id="x"))

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from sentinel.model import Metering, State
-from sentinel.records import Ending, open_record
+from sentinel.records import Ending, JobFilter, open_record
 from sentinel.records.postgres import _SQL, PostgresRecord, _leases
 from tests.records.conftest import NOW, fresh_database, new_job
 
@@ -84,6 +84,18 @@ def test_a_backlog_costs_a_claim_nothing(bench):
     bench.record.accept(some, NOW)
     assert bench.pages_of_a_claim([job.id for job in some]) < 2 * alone + 200
     assert bench.pages_of_an_end() < 60
+
+
+def test_live_jobs_are_listed_past_no_finished_ones(bench, url):
+    """The few jobs in a state of live ones are found without a look at 20,000 that have ended after them."""
+    bench.record.accept([new_job(state=State.QUARANTINED) for _ in range(3)], NOW)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(FINISHED, (20_000,))
+        other.execute("ANALYZE")
+    everything = {"tenant": None, "channel": None, "before": None, "limit": 50, "states": '["quarantined"]'}
+    assert bench.pages("list_jobs_live", **everything) < 30
+    assert bench.pages("list_jobs", **everything) > 300
+    assert len(bench.record.list_jobs(JobFilter(states=[State.QUARANTINED]))) == 3
 
 
 def test_a_flooded_chat_costs_a_claim_nothing(bench):

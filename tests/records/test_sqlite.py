@@ -242,6 +242,7 @@ class TestPlans:
             *("known", "withdraw", "find_job", "list_jobs_called", "ended", "story", "cancel_waiting", "cancel_running"),
             *("set_progress", "leases", "orphans", "anything_to_claim", "promote", "waiting_tenants", "claimable", "claim"),
             *("save_reply", "owns", "pending_parts", "callback_due", "find_callback", "prune_jobs", "queue_position"),
+            *("list_jobs_live", "list_jobs_gone_wrong"),
         ],
     )
     def test_nothing_scans_the_jobs(self, bench, name):
