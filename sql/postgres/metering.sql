@@ -22,19 +22,17 @@ WHERE subscriptions.event_at <= excluded.event_at
 SELECT txid_snapshot_xmin(txid_current_snapshot()) AS mark
 
 -- name: usage
--- What was changed by the transaction `since` or a later one, in full: the news that nobody has added up yet, and what was. No join but
--- by a key: the planner does not know how much news there is.
-WITH news AS MATERIALIZED (
-    SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens, max(changed_by) AS changed_by
-    FROM usage_news WHERE month = :month GROUP BY 1, 2)
+-- What was changed by the transaction `since` or a later one, in full: the news that nobody has added up yet, and what was. The planner
+-- does not know how much news there is, so it gets no join to plan: who has changed is looked up in a hash, what was added up by its key.
+WITH lately AS MATERIALIZED (
+    SELECT tenant, end_user FROM usage_news WHERE month = :month AND changed_by >= :since::bigint
+    UNION SELECT tenant, end_user FROM usage WHERE month = :month AND changed_by >= :since::bigint)
 SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens
-FROM (SELECT * FROM news
-      UNION ALL (
-          SELECT tenant, end_user, jobs, tokens, changed_by FROM usage WHERE month = :month AND changed_by >= :since::bigint
-          UNION SELECT u.* FROM news AS n CROSS JOIN LATERAL (
-              SELECT tenant, end_user, jobs, tokens, changed_by FROM usage WHERE tenant = n.tenant AND month = :month AND end_user = n.end_user OFFSET 0
-          ) AS u WHERE n.changed_by >= :since::bigint)
-) AS every GROUP BY 1, 2 HAVING max(changed_by) >= :since::bigint
+FROM (SELECT tenant, end_user, jobs, tokens FROM usage_news
+      WHERE month = :month AND ((tenant, end_user) IN (SELECT tenant, end_user FROM lately)) IS TRUE
+      UNION ALL SELECT u.* FROM lately AS l CROSS JOIN LATERAL (
+          SELECT tenant, end_user, jobs, tokens FROM usage WHERE tenant = l.tenant AND month = :month AND end_user = l.end_user OFFSET 0) AS u
+) AS every GROUP BY 1, 2
 
 -- name: add_up_usage
 WITH taken AS (
