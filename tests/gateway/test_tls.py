@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import ssl
 import time
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -30,6 +32,7 @@ from sentinel.errors import SettingsError
 from sentinel.model import Source
 from sentinel.serve import serve
 from sentinel.settings import Settings
+from sentinel.tls import TlsSocket
 from tests.certificates import Authority, new_authority
 from tests.gateway.killers import KILLERS, Http2, Killer, strike
 from tests.gateway.test_server import CountJobs, ask, job_body, job_post, webhook
@@ -387,3 +390,47 @@ async def test_processes_hear_of_a_new_certificate(secured: Settings, authority:
         assert "process.died" not in (tmp_path / "log").read_text()
     finally:
         assert await stop(process) == 0
+
+
+def test_damaged_handshakes(secured: Settings, authority: Authority) -> None:
+    """2,000 handshakes damaged at any place, seeded, end in an error of the socket's kind or wait for more, never in another."""
+    certificate, rng = open_certificate(secured), random.Random(20)
+    assert certificate is not None
+    context, outcomes = client_context(authority), Counter[str]()
+    for _ in range(2_000):
+        arrived, left = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(arrived, left, server_hostname="localhost")
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            server = TlsSocket(ours, certificate.context, b"")
+            outcomes[exchange_damaged(client, arrived, left, theirs, server, rng)] += 1
+    assert outcomes["served"] > 20
+    assert outcomes["refused"] > 200
+    assert outcomes.total() == 2_000
+
+
+def exchange_damaged(  # noqa: PLR0917  two ends, with what each has
+    client: ssl.SSLObject, arrived: ssl.MemoryBIO, left: ssl.MemoryBIO, wire: socket.socket, server: TlsSocket, rng: random.Random
+) -> str:
+    """What became of one connection whose client's bytes are damaged now and then."""
+    for _ in range(6):
+        with suppress(ssl.SSLError):
+            client.do_handshake()
+            client.write(b"GET")
+        sent = bytearray(left.read())
+        if sent and rng.random() < 0.4:
+            sent[rng.randrange(len(sent))] ^= 1 << rng.randrange(8)
+        wire.send(sent[: rng.randrange(len(sent) + 1)] if rng.random() < 0.1 else sent)
+        try:
+            if server.recv(1000) == b"GET":
+                return "served"
+        except BlockingIOError:
+            pass
+        except OSError:
+            return "refused"
+        with suppress(BlockingIOError):
+            arrived.write(wire.recv(65_536))
+    server.close()
+    return "waits"
