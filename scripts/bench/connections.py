@@ -8,19 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 PATH = "/webhooks/whatsapp/bench"
 COUNTS = (64, 500, 2_000, 10_000)
 IDLE, SLOW, GOOD = 10_000, 2_000, 8
-SLOW_SECONDS_MIN = 60.0
+SLOW_SECONDS_MIN, TURNS, SETTLE_SECONDS, PING_SECONDS = 60.0, 4, 3.0, 20.0
 GET = b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n"
 LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: bench\r\n\r\n"
 FIRST = (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", LARGE * 20)
@@ -117,32 +118,65 @@ def good(name: str, pid: int, url: str, requests: str, seconds: float) -> None:
 
 
 def slow(pid: int, url: str, requests: str, address: tuple[str, int], seconds: float) -> None:
-    """Good clients alone, beside slow ones and alone again; the gateway's memory and open files before, during and afterwards."""
+    """Good clients alone and beside slow ones, in turn; the gateway's memory and open files before, during and afterwards."""
     files, memory = open_files(pid), resident_kib(pid)
-    good("alone", pid, url, requests, seconds / 2)
+    waits("alone", pid, address, PING_SECONDS)
+    with slow_ones(address):
+        waits("beside slow ones", pid, address, PING_SECONDS)
+    with subprocess.Popen([sys.executable, __file__, "--watch", str(pid)], stdout=subprocess.PIPE, text=True) as watching:
+        for _ in range(TURNS):
+            good("alone", pid, url, requests, seconds / TURNS)
+            with slow_ones(address):
+                used = cpu_seconds(pid)
+                time.sleep(SETTLE_SECONDS)
+                print(f"{SLOW} slow ones, coming, by themselves: {(cpu_seconds(pid) - used) / SETTLE_SECONDS:.1%} of a core")
+                good("beside slow ones", pid, url, requests, seconds / TURNS)
+            time.sleep(1)
+        watching.terminate()
+        assert watching.stdout
+        highest = max(int(line) for line in watching.stdout.read().split())
+    time.sleep(16)  # longer than any patience of the gateway
+    left = resident_kib(pid)
+    print(f"memory before {memory / 1024:.0f}, then at most {highest / 1024:.0f}, afterwards {left / 1024:.0f} MiB")
+    print(f"open files before {files}, afterwards {open_files(pid)}", flush=True)
+
+
+def waits(name: str, pid: int, address: tuple[str, int], seconds: float) -> None:
+    """
+    How long the gateway computes between a ping and its answer: what others on the machine do does not count.
+
+    It is the kernel's account of the gateway's first thread, which is the one of the event loop.
+    """
+    seen: list[float] = []
+    with Path(f"/proc/{pid}/task/{pid}/schedstat").open() as account, socket.create_connection(address, timeout=10) as client:
+        enough = time.monotonic() + seconds
+        while time.monotonic() < enough:
+            account.seek(0)
+            before = int(account.read().split()[0])
+            client.sendall(GET)
+            client.recv(1_000)
+            account.seek(0)
+            seen.append((int(account.read().split()[0]) - before) / 1e6)
+            time.sleep(0.003)
+    seen.sort()
+    p50, p99, p999 = (seen[int(len(seen) * share)] for share in (0.5, 0.99, 0.999))
+    print(f"{name}: CPU before a ping's answer p50 {p50:.2f}  p99 {p99:.2f}  p99.9 {p999:.2f}  max {seen[-1]:.1f} ms", flush=True)
+
+
+@contextmanager
+def slow_ones(address: tuple[str, int]) -> Iterator[None]:
+    """Slow clients in a process of their own."""
     child = os.fork()
     if child == 0:
         clients = Slow(address)
         while True:
             time.sleep(0.5)
             clients.drip()
-    time.sleep(12)  # by now the first of them were cut off, and all come and go
-    used = cpu_seconds(pid)
-    time.sleep(10)
-    print(f"{SLOW} slow ones by themselves: {(cpu_seconds(pid) - used) / 10:.1%} of a core", flush=True)
-    with subprocess.Popen([sys.executable, __file__, "--watch", str(pid)], stdout=subprocess.PIPE, text=True) as watching:
-        good("beside slow ones", pid, url, requests, seconds)
-        watching.terminate()
-        assert watching.stdout
-        highest = max(int(line) for line in watching.stdout.read().split())
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    time.sleep(16)  # longer than any patience of the gateway
-    left = resident_kib(pid)
-    good("alone again", pid, url, requests, seconds / 2)
-    print(f"memory before {memory / 1024:.0f}, then at most {highest / 1024:.0f}, afterwards {left / 1024:.0f} MiB")
-    time.sleep(2)
-    print(f"open files before {files}, afterwards {open_files(pid)}", flush=True)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def open_files(pid: int) -> int:
