@@ -47,7 +47,7 @@ def child_of(seed: int) -> list[str]:
     return [sys.executable, "-m", "tests.worker.fuzz_engine", "--seed", str(seed), "--child"]
 
 
-async def hunt(child: Sequence[str], numbers: Sequence[int], progress: Callable[[int], None] = lambda _: None) -> Found:
+async def hunt(child: Sequence[str], numbers: Sequence[int], progress: Callable[[Found], None] = lambda _: None) -> Found:
     """Gives these inputs to children, one after the other, until each was answered, refused, or found to do harm."""
     found = Found()
     left = list(numbers)
@@ -66,7 +66,7 @@ async def hunt(child: Sequence[str], numbers: Sequence[int], progress: Callable[
 
 
 async def _run(
-    child: Sequence[str], numbers: Sequence[int], found: Found, progress: Callable[[int], None]
+    child: Sequence[str], numbers: Sequence[int], found: Found, progress: Callable[[Found], None]
 ) -> tuple[set[int], set[int], str]:
     """The inputs that a child began, those that it ended, and what was wrong with its own end."""
     begun: set[int] = set()
@@ -83,7 +83,7 @@ async def _run(
                 elif word == "end":
                     ended.add(number)
                     found.outcomes[rest] += 1
-                    progress(sum(found.outcomes.values()))
+                    progress(found)
                 elif word == "hang":
                     found.wrong.append((number, "did not end"))
                     ended.add(number)
@@ -201,8 +201,8 @@ def main() -> int:
     return 1 if found.wrong else 0
 
 
-def _show(count: int) -> None:
-    print(f"\r{count:,}", end="", file=sys.stderr, flush=True)
+def _show(found: Found) -> None:
+    print(f"\r{found.outcomes.total():,}, {len(found.wrong)} wrong", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
