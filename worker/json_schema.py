@@ -23,6 +23,7 @@ NAME_CHARACTERS_MAX = 200
 TEXT_CHARACTERS_DEFAULT, TEXT_CHARACTERS_MAX = 500, 2000
 ITEMS_DEFAULT, ITEMS_MAX = 20, 100
 WHOLE_DIGITS_MAX = 15
+ANSWER_CHARACTERS_MAX = 20_000
 
 _ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "$schema", "$id", "$comment", "$defs", "definitions"}
 
@@ -158,7 +159,26 @@ def read_schema(schema: Any) -> Node:
     Raises:
         GenerationFailed: it uses what is not supported, contradicts itself, or is too large; the message says what and where.
     """
-    return _Reader(schema).read(schema, "$", 0)
+    node = _Reader(schema).read(schema, "$", 0)
+    if _characters_min(node) > ANSWER_CHARACTERS_MAX:
+        raise _refusal("$", f"even the shortest answer would be longer than {ANSWER_CHARACTERS_MAX} characters")
+    return node
+
+
+def _characters_min(node: Node) -> int:
+    """Of the shortest JSON that it accepts, roughly. Lists in lists multiply: a few lines can ask for a billion items."""
+    match node:
+        case OneOfThese(texts):
+            return min(map(len, texts))
+        case Text(characters_min):
+            return 2 + characters_min
+        case Items(item, count_min):
+            return 2 + count_min * _characters_min(item)
+        case Fields(fields):
+            return 2 + sum(len(name) + 3 + _characters_min(field) for name, field, required in fields if required)
+        case Choice(options):
+            return max(map(_characters_min, options))  # whichever of them is written
+    return 1
 
 
 def parse_answer(node: Node, text: str) -> Any:

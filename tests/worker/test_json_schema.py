@@ -132,6 +132,14 @@ for _ in range(20):
     NESTED = {"type": "array", "items": NESTED}
 
 
+def full(depth: int) -> dict[str, Any]:
+    """Lists in lists, each of 100."""
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema, "minItems": 100, "maxItems": 100}
+    return schema
+
+
 def twice(number: int) -> dict[str, Any]:
     """An object with the definition before `number` in it, two times."""
     return {"type": "object", "properties": {name: {"$ref": f"#/$defs/d{number - 1}"} for name in "ab"}}
@@ -174,6 +182,8 @@ DOUBLING = {"$ref": "#/$defs/d9", "$defs": {"d0": {"type": "null"}} | {f"d{n}": 
         ({"$ref": "#/$defs/gone"}, "leads nowhere"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "refers to itself"),
         (NESTED, "deeper than"),
+        (full(3), "even the shortest answer"),
+        ({"anyOf": [{"type": "null"}, full(12)]}, "even the shortest answer"),
         (DOUBLING, "larger than"),
     ],
 )
