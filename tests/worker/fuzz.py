@@ -40,7 +40,7 @@ JUNK: tuple[Any, ...] = (
 TWISTS = (
     *(
         "{{ messages }}",
-        "{{ messages[0].content * 50 }}",
+        "{{ messages[0].content * 5 }}",
         "{{ messages | tojson }}",
         "{{ messages[-1].content | upper }}",
         "{%",

@@ -29,8 +29,8 @@ from worker.llama_slots import Scheduler
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 16
-SECONDS_MAX = 120.0  # of one input, which shares the model with fifteen others, whose prompts it waits for
-SILENCE_SECONDS_MAX = 180.0
+SECONDS_MAX = 240.0  # of one input, which shares the model with fifteen others, whose prompts it waits for
+SILENCE_SECONDS_MAX = 300.0
 
 
 @attrs.define(eq=False)
