@@ -216,7 +216,7 @@ class Job:
         return None if given is None else Document(given["text"], given.get("title", ""))
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # as `Job`: there is one per claim
 class Claim:
     """The right to work on a job, until it is finished, released or taken away. Every write must show `lease_token`."""
 

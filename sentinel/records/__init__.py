@@ -101,7 +101,7 @@ class PartSettled:
     reply_to: Mapping[str, Any] | None = None
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)  # as `Job`: there is one per job
 class Ending:
     """
     The end of a claim: the job ended (`state`), or goes round again at `run_at` (state QUEUED).

@@ -32,7 +32,8 @@ PROMOTE_SECONDS = 1.0
 LOOKS_MAX = 64  # of one claim, past messages of flooded chats
 _MIGRATION_LOCK = 0x53454E54
 _UUID = re.compile("[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
-_UUIDS = re.compile(rf"\{{{_UUID.pattern}(?:,{_UUID.pattern})*\}}", re.IGNORECASE)
+_UUID_SHAPE = "00000000-0000-0000-0000-000000000000"
+_HEX_AS_ZERO = str.maketrans("123456789abcdef", "0" * 15)
 _SQL = {name: numbered_by_name(statement) for name, statement in load_queries("postgres").items()}
 _SQL |= {look: f"{_SQL[look]},\n{_SQL['claim']}" for look in ("look_for_ids", "look_everywhere", "look_at_lines")}
 
@@ -163,11 +164,11 @@ class PostgresRecord(SqlRecord):
             columns, found = self._tuples(look, worker=worker, count=count, looked=looked, now=now, **where)
         except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
             return [], 0, False
-        parked, more, walked, _, mark, token, *_ = found[0]
+        told = rows.decode(next(row[0] for row in found if row[0] is not None))
         if ids is None:
-            self._lines.claimed(next((row[3] for row in found if row[3] is not None), None), mark, walked or 0, now)
-        claims = [] if token is None else rows.claims(columns, found)
-        return claims, parked, bool(more)
+            self._lines.claimed(told["lines"], told["mark"], told["walked"], now)
+        claims = [] if found[0][columns.index("lease_token")] is None else rows.claims(columns, found)
+        return claims, told["parked"], told["more"]
 
     def _look(self, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
         """The way to look for what may be claimed, and what it is to be told."""
@@ -350,7 +351,7 @@ def _leases(items: Sequence[Any]) -> dict[str, str]:
 def _uuids(texts: Sequence[str]) -> str:
     """An array of UUIDs, with NULL for what is none. All are looked at in one go, and one by one only if any is wrong."""
     array = _array(texts)
-    if _UUIDS.fullmatch(array) and array.count(",") == len(texts) - 1:
+    if array.translate(_HEX_AS_ZERO) == _array([_UUID_SHAPE] * len(texts)):
         return array
     return _array([text if _is_uuid(text) else "NULL" for text in texts])
 

@@ -291,10 +291,10 @@ claimed AS (
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
     RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
               priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
-SELECT (SELECT count(*) FROM parked) AS parked, more,
-       pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - passed - (SELECT count(*) FROM found) AS walked,
-       CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT min(sequence) FROM claimed) THEN lines END AS lines,  -- once, not with each job
-       mark, claimed.*
+SELECT CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT min(sequence) FROM claimed) THEN json_build_object(  -- once, not with each job
+           'parked', (SELECT count(*) FROM parked), 'more', coalesce(more, false), 'lines', lines, 'mark', mark,
+           'walked', coalesce(pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - passed - (SELECT count(*) FROM found), 0))::text
+       END AS told, claimed.*
 FROM told LEFT JOIN claimed ON true ORDER BY priority, sequence
 
 -- name: lines
