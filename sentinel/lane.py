@@ -28,8 +28,8 @@ from sentinel.tls import TlsSocket, TlsStream
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
-SLOW_AT_A_TIME, LATE_AT_A_TIME = 64, 64  # of those who dawdle, before anybody else is looked after again
-PIPELINED_AT_A_TIME = 32  # the same for requests that came with another one of their connection
+SLOW_AT_A_TIME, LATE_AT_A_TIME = 32, 32  # of those who dawdle, before anybody else is looked after again
+PIPELINED_AT_A_TIME = 8  # the same for requests that came with another one of their connection
 HANDLED_MAX = 2_000  # requests in their handlers at a time; the others wait for their turn
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
