@@ -155,5 +155,5 @@ async def test_what_is_cancelled_frees_its_slot(engine: Engine):
             for _ in range(2):
                 nursery.start_soon(engine.generate, ask("Write a story.", 500), ignore)
     assert scope.cancelled_caught
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         assert (await engine.generate(ask(), ignore)).text
