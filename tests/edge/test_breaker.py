@@ -1,6 +1,6 @@
 """The breaker, for any story of successes and failures."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sentinel.edge.breaker import PAUSE_SECONDS_MAX, STEADY_SECONDS, TRIAL_SECONDS_MAX, Breaker
@@ -98,8 +98,9 @@ def test_chance_spreads():
 
 
 @given(STORIES)
+@example([(40, "fails", 1)] * 6 + [(30, "no report", 1), (1, "works", 1), (1, "stray failure", 1), (29.5, "works", 1)])
 def test_any_story(story):
-    """It is open from a failure to the success of a trial, and refuses for no longer than the longest pause."""
+    """It is open from a failure to the success of a trial, and after a failure refuses for no longer than the longest pause."""
     breaker, now, trying, refused_since = Breaker(), 0.0, False, None
     for seconds, what, chance in story:
         now += seconds
@@ -111,6 +112,7 @@ def test_any_story(story):
         elif what == "stray failure":
             breaker.failed(now, "down", chance)
             assert breaker.open_since is not None
+            refused_since = None if trying or not was_open else refused_since  # the pause begins here
             trying = False
         elif breaker.allows(now):
             refused_since, trying = None, was_open
