@@ -46,7 +46,7 @@ def outlook(chat: WaitingChat, waiting_by_tenant: Sequence[int], slots: int, ans
     the other, however many slots there are; where the source `merges` them, all that wait are answered with the first.
     """
     turn = chat.first_turn if merges else chat.turn
-    number = sum(min(waiting, turn) for waiting in waiting_by_tenant)
+    number = max(turn, sum(min(waiting, turn) for waiting in waiting_by_tenant))  # the line was counted a moment before
     own = chat.running + (0 if merges else chat.jobs - 1)
     return Outlook(number, (max(number / slots, own) + 1) * answer_seconds)
 

@@ -43,6 +43,7 @@ def waiting(**changes: object) -> WaitingChat:
         (waiting(turn=14), [14], 4, False, (14, 45.0)),
         (waiting(turn=14), [14, 5_000], 4, False, (28, 80.0)),  # another tenant's flood: its jobs take turns with ours
         (waiting(turn=14), [14, 3, 1], 4, False, (18, 55.0)),
+        (waiting(turn=3), [], 1, False, (3, 40.0)),  # it came after the line was counted
         (waiting(turn=5, jobs=5), [5], 8, False, (5, 50.0)),  # one after the other, whatever the slots
         (waiting(turn=5, jobs=5, running=True), [5], 8, False, (5, 60.0)),
         (waiting(turn=5, first_turn=1, jobs=5, running=True), [5], 8, True, (1, 20.0)),
