@@ -137,15 +137,19 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
     return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
+def files() -> dict[str, Path]:
+    """The bundled model, and the same in a quantisation that has kernels for many rows."""
+    return {"Q4_1": BUNDLED, "Q4_0": requantize.q4_0(BUNDLED)}
+
+
 def measure_q4_0() -> None:
-    """What 16 slots give over one, with the bundled file and with the same in a quantisation that has kernels for many rows."""
-    files = {"Q4_1": (BUNDLED, 1.35), "Q4_0": (requantize.q4_0(BUNDLED), 1.8)}
+    """What 16 slots give over one, with both files."""
     turns: dict[tuple[str, int], list[Turn]] = defaultdict(list)
     for _ in range(ROUNDS):
-        for name, (path, _) in files.items():
+        for name, path in files().items():
             for slots in (1, 16):
                 turns[name, slots].append(trio.run(engine_turn, path, slots))
-    for name, (_, goal) in files.items():
+    for name, goal in ("Q4_1", 1.35), ("Q4_0", 1.8):
         one, many = turns[name, 1], turns[name, 16]
         gain, by_time = ratio(by_clock(many), by_clock(one)), ratio(by_processor(many), by_processor(one))
         speeds = f"{median(by_clock(one)):.0f} tokens/s in 1 slot, {median(by_clock(many)):.0f} in 16"
@@ -195,10 +199,10 @@ def measure_json() -> None:
     print(f"JSON by schema ÷ free text, 4 slots: {share:.2f} (goal 0.8); by the processor {by_time:.2f}")
 
 
-def high_level(chats: list[list[dict[str, str]]]) -> float:
+def high_level(path: Path, chats: list[list[Message]]) -> float:
     from llama_cpp import Llama
 
-    model = Llama(str(bundled_model()), n_ctx=2048, verbose=False)
+    model = Llama(str(path), n_ctx=2048, verbose=False)
     began = time.perf_counter()
     for messages in chats:
         model.create_chat_completion(messages, max_tokens=24, temperature=0.7)
@@ -207,17 +211,19 @@ def high_level(chats: list[list[dict[str, str]]]) -> float:
     return seconds
 
 
-async def ours(chats: list[list[dict[str, str]]]) -> float:
-    async with open_model(16) as engine:
+async def ours(path: Path, chats: list[list[Message]]) -> float:
+    async with open_model(16, path) as engine:
         return (await ask_all(engine, [Prompt(messages, 24, 0.7) for messages in chats]))[0]
 
 
 def measure_queue() -> None:
-    """50 queued chats with one system prompt: the library's class, one at a time, against the engine."""
-    system = {"role": "system", "content": SYSTEM}
-    chats = [[system, {"role": "user", "content": STORY.format(number)}] for number in range(50)]
-    theirs, mine = high_level(chats), trio.run(ours, chats)
-    print(f"50 chats: `Llama` {3000 / theirs:.0f} a minute, engine {3000 / mine:.0f}: {theirs / mine:.2f} times (goal 2)")
+    """50 queued chats with one system prompt: the library's class, one at a time, against the engine, in turn, with both files."""
+    system: Message = {"role": "system", "content": SYSTEM}
+    chats: list[list[Message]] = [[system, {"role": "user", "content": STORY.format(number)}] for number in range(50)]
+    for name, path in files().items():
+        pairs = [(high_level(path, chats), trio.run(ours, path, chats)) for _ in range(ROUNDS)]
+        gain, theirs, mine = median(one / other for one, other in pairs), *map(median, zip(*pairs, strict=True))
+        print(f"{name}: 50 chats, `Llama` {3000 / theirs:.0f} a minute, engine {3000 / mine:.0f}: {gain:.2f} times (goal 2)")
 
 
 def resident_mebibytes() -> float:
