@@ -205,7 +205,10 @@ class Settings:
         None, _whole, "a whole number, at least 0", "layers of the model on a GPU; by default all where there is one"
     )
     kv_type: str = _setting(
-        "f16", _one_of("f16", "q8_0", "q4_0"), "f16, q8_0 or q4_0", "how the context is kept: q8_0 takes half the memory"
+        "auto",
+        _one_of("auto", "f16", "q8_0", "q4_0"),
+        "auto, f16, q8_0 or q4_0",
+        "how the context is kept: q8_0 takes half the memory of f16; auto is f16, but q8_0 for the values on a CPU",
     )
     flash_attention: str = _setting("auto", _one_of("auto", "on", "off"), "auto, on or off", "how attention is computed")
     tokens_max: int = _setting(256, _count, "a whole number, at least 1", "tokens of one answer, unless the job asks for fewer")

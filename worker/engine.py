@@ -151,7 +151,7 @@ class Options:
     threads: int | None = None
     context_tokens: int | None = None
     gpu_layers: int | None = None
-    kv_type: str = "f16"
+    kv_type: str = "auto"
     flash_attention: str = "auto"
     key: str | None = attrs.field(default=None, repr=False)
 

@@ -167,7 +167,7 @@ def _deliver(news: list[tuple[Job, News]]) -> None:
 def _check_options(options: Options, environment: Mapping[str, str]) -> None:
     if options.slots is not None and not 1 <= options.slots <= SLOTS_MAX:
         raise ModelUnavailable(f"The engine runs from 1 to {SLOTS_MAX} slots, not {options.slots}.")
-    if options.flash_attention == "off" and options.kv_type != "f16":
+    if options.flash_attention == "off" and options.kv_type not in ("auto", "f16"):
         raise ModelUnavailable(f"A KV cache of the type {options.kv_type} needs flash attention, which is off.")
     if environment.get("OMP_WAIT_POLICY", "").lower() == "passive":
         raise ModelUnavailable("OMP_WAIT_POLICY=passive makes the model four times slower; unset it.")

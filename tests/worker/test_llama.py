@@ -16,7 +16,7 @@ import trio
 from sentinel.errors import GenerationFailed, ModelUnavailable
 from tests.worker.needs import unless_installed
 from worker.bundled import bundled_model
-from worker.engine import Engine, Generation, Prompt, open_engine
+from worker.engine import Engine, Generation, Options, Prompt, open_engine
 from worker.llama_step import Decoded
 
 pytestmark = [pytest.mark.model, unless_installed("llama_cpp", model=True)]
@@ -77,6 +77,24 @@ def decodes(monkeypatch) -> list[Decode]:
 
     monkeypatch.setattr(native, "llama_decode", watched)
     return calls
+
+
+@pytest.mark.parametrize(
+    ("kv_type", "flash_attention", "gpu_layers", "expected"),
+    [
+        ("auto", "auto", 0, [("f16", "q8_0"), ("f16", "f16")]),  # the latter where the model does not come in blocks
+        ("auto", "auto", 99, [("f16", "f16")]),
+        ("auto", "off", 0, [("f16", "f16")]),  # only flash attention reads values in q8_0
+        ("f16", "auto", 0, [("f16", "f16")]),
+        ("q8_0", "auto", 0, [("q8_0", "q8_0")]),
+    ],
+)
+def test_how_the_context_is_kept(kv_type, flash_attention, gpu_layers, expected):
+    """Whoever chooses has it so; else keys and values are kept in the way that is quickest there."""
+    from worker.llama_native import KV_TYPES, kv_types_to_try
+
+    types = kv_types_to_try(Options(kv_type=kv_type, flash_attention=flash_attention), gpu_layers)
+    assert types == [(KV_TYPES[keys][0], KV_TYPES[values][0]) for keys, values in expected]
 
 
 async def test_answers_are_the_same_alone_and_together():
