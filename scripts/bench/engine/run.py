@@ -186,7 +186,7 @@ async def json_turn(schema: dict[str, object] | None) -> Turn:
 
     async with open_model(4) as engine, trio.open_nursery() as nursery:
         for seed in range(4):
-            nursery.start_soon(ask, engine, Prompt(messages, 160 if schema else 55, 0.7, seed, json_schema=schema))
+            nursery.start_soon(ask, engine, Prompt(messages, 256 if schema else 55, 0.7, seed, json_schema=schema))
     (began, began_used), *_, (ended, ended_used) = clocks
     return sum(answer.completion_tokens for answer in found), ended - began, ended_used - began_used
 
