@@ -1,4 +1,5 @@
-"""Where acknowledgments begin to queue in an open loop, and how long they take at 60 % of that, with the model at rest and at work.
+"""Where acknowledgments begin to queue in an open loop, and how long they take at 60 % of that: with the model at rest, at work,
+and killed in the middle of it.
 
 knee.py REQUESTS.tsv SECONDS ROUNDS: signed webhooks for the source `bench`. SENTINEL_… settings are in the environment.
 """
@@ -121,6 +122,14 @@ async def side(bench: Bench, name: str, rate: float, seconds: float, worker: tri
     print(f"{name:8}", *(f"{value:8.1f}" for value in (*columns, cores, seen.sender_late)), flush=True)
 
 
+async def crash(worker: trio.Process, after_seconds: float) -> None:
+    """Kill the worker as a fault in the model's library does, and have another one until cancelled."""
+    await trio.sleep(after_seconds)
+    worker.send_signal(signal.SIGSEGV)
+    async with running("worker"):
+        await trio.sleep_forever()
+
+
 async def main(requests: str, seconds: float, rounds: int) -> None:
     """Print what docs/benchmarks.md has."""
     bind = os.environ["SENTINEL_BIND"]
@@ -142,6 +151,10 @@ async def main(requests: str, seconds: float, rounds: int) -> None:
                 async with running("worker") as worker:
                     await trio.sleep(WARM_SECONDS)
                     await side(bench, "at work", rate, seconds, worker)
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(crash, worker, seconds / 2)
+                        await side(bench, "killed", rate, seconds, None)
+                        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
