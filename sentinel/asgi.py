@@ -151,9 +151,8 @@ async def _send_stream(response: Response, client: str, scope: dict[str, Any], r
                     async for piece in pieces:
                         await send({"type": "http.response.body", "body": piece, "more_body": True})
             except Unavailable as error:
-                log.info(
-                    "stream.broken", client=client, reason=error.detail
-                )  # the client comes again with the id of its last event
+                # The client comes again with the id of its last event.
+                log.info("stream.broken", client=client, reason=error.detail)
             nursery.cancel_scope.cancel()
     await send({"type": "http.response.body", "body": b""})
 
