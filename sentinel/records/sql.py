@@ -52,9 +52,8 @@ PRUNED_TABLES = (
 class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, SqlCallbacks):
     """A record over named statements. A subclass runs them: `_run` gives how many rows, `_all` gives the rows themselves."""
 
-    _lists: ClassVar[
-        Mapping[str, frozenset[State]]
-    ]  # the statements that list jobs of some states only, without a look at all others
+    # The statements that list jobs of some states only, without a look at all others.
+    _lists: ClassVar[Mapping[str, frozenset[State]]]
 
     @abstractmethod
     def migrate(self) -> list[str]: ...
