@@ -167,6 +167,12 @@ def open_store(url: str, busy_seconds: float = 10.0) -> Record:
 
 
 @pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A PostgreSQL database of the test's own, for what no other store has."""
+    return fresh_database(tmp_path)
+
+
+@pytest.fixture
 def make_record(fresh_url: Callable[[], str]) -> Iterator[Callable[..., Record]]:
     """Opens one more connection to the test's store."""
     url = fresh_url()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,15 +20,10 @@ from sentinel.processes import process_name
 from sentinel.records import Ending, JobFilter, open_bell, open_record
 from sentinel.records.postgres import PostgresRecord
 from sentinel.records.postgres_connection import Connection
-from tests.records.conftest import NOW, fresh_database, new_job
+from tests.records.conftest import NOW, new_job
 
 BUSY = 0.5
 BELL = "postgresql://db.test/sentinel"
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return fresh_database(tmp_path)
 
 
 @pytest.fixture

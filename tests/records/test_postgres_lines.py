@@ -13,16 +13,11 @@ from sentinel.model import Claim, State
 from sentinel.records import Ending, open_record
 from sentinel.records.postgres import PostgresRecord
 from sentinel.records.postgres_lines import COMMIT_SECONDS, FULL_SECONDS, WALKED_MAX, Lines
-from tests.records.conftest import NOW, fresh_database, new_job
+from tests.records.conftest import NOW, new_job
 from tests.records.test_postgres_plans import Bench
 
 FAR, NEAR = WALKED_MAX + 1, WALKED_MAX
 MANY = 1_500
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return fresh_database(tmp_path)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,7 +12,7 @@ import pytest
 from sentinel.model import Metering, State
 from sentinel.records import Ending, JobFilter, open_record
 from sentinel.records.postgres import _SQL, PostgresRecord, _leases
-from tests.records.conftest import NOW, fresh_database, new_job
+from tests.records.conftest import NOW, new_job
 
 NUMBERS = itertools.count()
 FINISHED = """
@@ -22,11 +21,6 @@ INSERT INTO jobs(id, tenant, channel, source, external_id, sender, priority, rec
 SELECT gen_random_uuid(), 't' || n %% 20, 'whatsapp', 'shop', 'x' || n, 's', 100, 1, 1, 'h', '',
        '{}', '[]', '{}', 'succeeded', 1, 1, 1
 FROM generate_series(1, %s) AS n"""
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return fresh_database(tmp_path)
 
 
 @pytest.fixture
