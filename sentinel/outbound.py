@@ -22,7 +22,7 @@ from sentinel.edge.addresses import is_public, is_within
 from sentinel.edge.urls import Target, authority, parse_url
 from sentinel.errors import RefusedAddress, SendFailed
 from sentinel.model import Outgoing
-from sentinel.tenant_lookup import TenantLookup
+from sentinel.tenant_lookup import TenantLookup, on_behalf_of, resolving_by
 
 ANSWER_BYTES_MAX = 65_536
 CONNECT_SECONDS_MAX = 5.0
@@ -48,8 +48,8 @@ class Outbound:
     seconds_max: float
     _client: httpx2.AsyncClient
     _tls: ssl.SSLContext
+    _lookup: TenantLookup
     _bulkhead: Bulkhead = attrs.field(factory=Bulkhead)
-    _lookup: TenantLookup = attrs.field(factory=TenantLookup)
 
     async def send(self, outgoing: Outgoing, networks: Sequence[str] = (), tenant: str = "") -> Answer:
         """
@@ -96,7 +96,8 @@ class Outbound:
         try:
             with trio.fail_after(self.seconds_max):
                 if not outgoing.guarded:
-                    return await _exchange(self._client, outgoing)
+                    with on_behalf_of(tenant):
+                        return await _exchange(self._client, outgoing)
                 target = parse_url(outgoing.url)
                 if target is None:
                     raise RefusedAddress("The URL is not an http or https URL that every program reads alike.")
@@ -124,8 +125,10 @@ async def open_outbound(seconds_max: float) -> AsyncIterator[Outbound]:
     tls = ssl.create_default_context()
     limits = httpx2.Limits(max_connections=CONNECTIONS_MAX, max_keepalive_connections=20)
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # one jar for all tenants would carry sessions between them
+    lookup = TenantLookup()
     async with httpx2.AsyncClient(verify=tls, trust_env=False, limits=limits, timeout=seconds_max, cookies=no_cookies) as client:
-        yield Outbound(seconds_max, client, tls)
+        with resolving_by(lookup):
+            yield Outbound(seconds_max, client, tls, lookup)
 
 
 async def _leave(response: httpx2.Response, body: AsyncIterator[bytes]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ import trio
 from sentinel.errors import RefusedAddress, SendFailed
 from sentinel.model import Outgoing
 from sentinel.outbound import ANSWER_BYTES_MAX, Outbound, open_outbound
+from sentinel.tenant_lookup import THREADS_OF_TENANT_MAX
 
 LOOPBACK = ("127.0.0.1/32",)
 # The same few machines, as browsers, C libraries and attackers write them.
@@ -356,6 +358,53 @@ class TestGuard:
         async with open_outbound(0.2) as outbound:
             with pytest.raises(SendFailed):
                 await outbound.send(guarded("https://receiver.example/"))
+
+
+class TestNames:
+    """Whoever chooses a name, its look-up takes a thread of its tenant's share, and of no one else's."""
+
+    @pytest.mark.parametrize("is_guarded", [False, True])
+    async def test_names_that_hang(self, peer: Peer, nursery: trio.Nursery, is_guarded: bool):
+        """A tenant's hosts that are not found out hold up neither another tenant's requests, nor what else needs a thread."""
+        hanging = Hanging()
+        socket.getaddrinfo = hanging.getaddrinfo
+        trio.to_thread.current_default_thread_limiter().total_tokens = 2
+
+        async def fail(outbound: Outbound, number: int) -> None:
+            with suppress(SendFailed):
+                await outbound.send(Outgoing(f"https://hangs-{number}.example/", b"", guarded=is_guarded), (), "a")
+
+        async with open_outbound(20.0) as outbound:
+            for number in range(THREADS_OF_TENANT_MAX + 10):
+                nursery.start_soon(fail, outbound, number)
+            with trio.fail_after(2):
+                while len(hanging.asked) < THREADS_OF_TENANT_MAX:
+                    await trio.sleep(0.01)
+                ours = Outgoing(f"http://ours.example:{peer.port}/", b"", guarded=is_guarded)
+                assert (await outbound.send(ours, LOOPBACK, "b")).body == b"ok"
+                assert (await outbound.send(attrs.evolve(ours, guarded=False))).body == b"ok"  # the operator's own
+                assert await trio.to_thread.run_sync(lambda: "done") == "done"
+            assert sum(name.startswith("hangs") for name in hanging.asked) == THREADS_OF_TENANT_MAX
+            nursery.cancel_scope.cancel()
+            hanging.may_go_on.set()
+
+
+@attrs.define(eq=False)
+class Hanging:
+    """A name service that hangs for some names until it may go on; all others are here."""
+
+    asked: list[str] = attrs.field(factory=list)
+    may_go_on: threading.Event = attrs.field(factory=threading.Event)
+
+    def getaddrinfo(self, host: Any, port: Any, *_: Any, **options: Any) -> list[Any]:
+        """As the system's, which is asked for numbers only."""
+        if options.get("flags", 0) & socket.AI_NUMERICHOST or (_ and _[-1] & socket.AI_NUMERICHOST):
+            return SYSTEM(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        name = host.decode() if isinstance(host, bytes) else host
+        self.asked.append(name)
+        if name.startswith("hangs"):
+            self.may_go_on.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
 
 class Silent(Resolver):
