@@ -146,6 +146,10 @@ class AdminRow:
 
 EVERY, WITH_BODY, WITHOUT_BODY = "every route", "those that take a body", "those that take none"
 ADMIN_TABLE: tuple[AdminRow, ...] = (
+    AdminRow("connections", "more than 64 connections at a time", Unavailable(), EVERY),
+    AdminRow("headers", "too many or too long headers", HeadersTooLarge(), EVERY),
+    AdminRow("large", "a body over `SENTINEL_BODY_BYTES_MAX`, declared or counted", TooLarge(), EVERY),
+    AdminRow("slow", "a body slower than `SENTINEL_BODY_SECONDS_MAX`", TooSlow(), EVERY),
     AdminRow("key", "no key, or one that is unknown, expired or revoked", Forged(), EVERY),
     AdminRow("scope", "a good key without the scope `admin`", Forbidden(), EVERY),
     AdminRow("path", "nothing at this path", NotFound(), "-"),

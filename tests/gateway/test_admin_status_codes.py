@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from sentinel.admin_api import AdminApi, Route
 from sentinel.admin_api.routes import ROUTES
+from sentinel.chaos.servers import free_port
 from sentinel.edge.keys import hash_key, hint, new_key
 from sentinel.errors import Unavailable
-from sentinel.http import Request, problem
+from sentinel.http import HEADERS_MAX, Request, Response, problem
 from sentinel.model import ADMIN, Key, State
 from sentinel.records import JobFilter, Record, Store
 from sentinel.records.directory import AuditFilter
+from sentinel.serve import ADMIN_CONNECTIONS_MAX, serve
+from sentinel.settings import Settings
 from sentinel.status_codes import ADMIN_TABLE, EVERY, WITH_BODY, WITHOUT_BODY, AdminRow
 from tests.gateway.test_admin_api import accept, admin_api  # noqa: F401  a fixture
 from tests.gateway.test_status_codes import same
+from tests.gateway.wire import Answer, Server, http
 
 SETTINGS = {"settings": {"secret_token": "a-secret"}}
 # A body that each route takes as it is; of a tenant that is not there, where it names one.
@@ -41,6 +47,7 @@ CONFLICTS = {
     "POST jobs/{id}/retry": "jobs/{job}/retry",
     "POST jobs/{id}/quarantine": "jobs/{job}/quarantine",
 }
+WIRE = ("connections", "headers", "large", "slow")  # answered by the listener, before there is a request: tried on a socket
 MAKES = ("PUT plans/{name}",)  # names what need not be there
 
 
@@ -55,7 +62,7 @@ def meets(row: AdminRow, route: Route) -> bool:
     return rules.get(row.routes, names_one if row.name == "nothing" else name_of(route) in CONFLICTS)
 
 
-CELLS = [(row, route) for row in ADMIN_TABLE for route in ROUTES if meets(row, route)]
+CELLS = [(row, route) for row in ADMIN_TABLE if row.name not in WIRE for route in ROUTES if meets(row, route)]
 
 
 @attrs.frozen(eq=False)
@@ -151,8 +158,59 @@ async def test_every_check_of_the_admin_api(stage: Stage, row: AdminRow, route: 
     assert kept(stage.record) == before
 
 
+@pytest.fixture
+async def listener(settings: Settings, record: Record, nursery: trio.Nursery) -> Server:
+    """The admin listener of a true server."""
+    port = free_port()
+    changed = attrs.evolve(settings, admin_bind=f"127.0.0.1:{port}", body_bytes_max=2_000, body_seconds_max=0.3)
+    await nursery.start(serve, changed)
+    return Server("127.0.0.1", port)
+
+
+async def test_what_the_listener_refuses(listener: Server, stage: Stage) -> None:
+    """What never becomes a request is refused alike on every route, as a problem document, with the best of keys."""
+    before = kept(stage.record)
+
+    async def attempt(name: str, sent: bytes) -> None:
+        async with listener.connected() as wire:
+            await wire.send(sent)
+            refused(await wire.answer(), name)
+
+    async with trio.open_nursery() as nursery:
+        for route in ROUTES:
+            request = stage.request(route)
+            headers = [f"{name}: {value}" for name, value in request.headers.items()]
+            many, whole = [f"x-{number}: 1" for number in range(HEADERS_MAX + 10)], request.body or b"{}"
+            nursery.start_soon(attempt, "headers", http(route.method, request.path, *headers, *many, body=whole))
+            nursery.start_soon(attempt, "slow", http(route.method, request.path, *headers, body=whole)[:-1])
+            await attempt("large", http(route.method, request.path, *headers, body=b" " * 3_000))
+    assert kept(stage.record) == before
+
+
+async def test_more_connections_than_it_takes(listener: Server) -> None:
+    """Who comes when all connections are taken is told to come again, and is served once there is room."""
+    async with AsyncExitStack() as held:
+        for _ in range(ADMIN_CONNECTIONS_MAX):
+            wire = await held.enter_async_context(listener.connected())
+            await wire.send(http("GET", "/admin/v1/tenants"))
+            assert (await wire.answer()).status == 401
+        async with listener.connected() as wire:
+            refused(await wire.answer(), "connections")
+    with trio.fail_after(5):
+        while (await listener.exchange(http("GET", "/admin/v1/tenants"))).status != 401:
+            await trio.sleep(0.05)
+
+
+def refused(answer: Answer, name: str) -> None:
+    """It is what the table says of this row, and the connection ends with it."""
+    (row,) = [row for row in ADMIN_TABLE if row.name == name]
+    same(Response(answer.status, answer.body, tuple(answer.headers.items())), problem(row.error))
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["connection"] == "close"
+
+
 def test_every_row_and_route_has_a_cell() -> None:
     """No row of the table is met by nobody, and there is a body for each route that takes one."""
-    assert {row.name for row, _ in CELLS} == {row.name for row in ADMIN_TABLE}
+    assert {row.name for row, _ in CELLS} == {row.name for row in ADMIN_TABLE} - set(WIRE)
     assert {name_of(route) for route in ROUTES if route.fields} == BODIES.keys()
     assert {name_of(route) for route in ROUTES} >= CONFLICTS.keys()
