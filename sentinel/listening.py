@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from ipaddress import ip_address
 from pathlib import Path
 
 from sentinel.errors import SettingsError
@@ -42,9 +43,27 @@ def is_inherited(bind: str) -> bool:
 
 def url_of(listener: socket.socket, *, secure: bool = False) -> str:
     """Where the socket listens, for people."""
+    address = address_of(listener)
+    return address if address.startswith("unix:") else f"{'https' if secure else 'http'}://{address}"
+
+
+def address_of(listener: socket.socket) -> str:
+    """HOST:PORT or unix:PATH, whatever the setting said."""
     name = listener.getsockname()
-    scheme = "https" if secure else "http"
-    return f"{scheme}://{name[0]}:{name[1]}" if isinstance(name, tuple) else f"unix:{name}"
+    if not isinstance(name, tuple):
+        return f"unix:{name}"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def is_local(bind: str) -> bool:
+    """Whether only this machine reaches it, as far as its text tells: loopback, a socket file, or what is inherited."""
+    host = bind.rpartition(":")[0].strip("[]")
+    if is_inherited(bind) or host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _bind_port(bind: str, shared: bool) -> socket.socket:

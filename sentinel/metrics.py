@@ -38,6 +38,7 @@ FAMILIES: Mapping[str, Family] = {
     "sentinel_loop_lag_seconds": Family("histogram", "how late the event loop woke up, twenty times a second", (), SECONDS),
     "sentinel_loop_late_seconds": Family("gauge", "how late the event loop woke up, at worst in the last second"),
     "sentinel_certificate_end_seconds": Family("gauge", "when the certificate ends, in seconds since the epoch"),
+    "sentinel_admin_certificate_end_seconds": Family("gauge", "the same of the admin API's certificate"),
     "sentinel_jobs": Family("gauge", "jobs in the record", ("state",)),
     "sentinel_workers": Family("gauge", "workers that were seen lately", ("status",)),
     "sentinel_record_up": Family("gauge", "1 while the record answers"),

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 
 import attrs
@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from sentinel.admin_api import open_admin_api
 from sentinel.administration import CheckSettings
 from sentinel.asgi import Application
-from sentinel.certificate import Certificate, open_certificate
+from sentinel.certificate import Certificate, follow, open_admin_certificate, open_certificate
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.forwarded import networks
 from sentinel.errors import SettingsError
@@ -24,7 +24,7 @@ from sentinel.gateway import Gateway, open_gateway
 from sentinel.http1 import Limits
 from sentinel.hypercorn_guard import HandOver
 from sentinel.lane import Lane
-from sentinel.listening import BACKLOG, is_inherited, open_listener, url_of
+from sentinel.listening import BACKLOG, address_of, is_inherited, is_local, open_listener, url_of
 from sentinel.logs import log
 from sentinel.settings import ADMIN_BIND, Settings, without_password
 from sentinel.stop import stop_requested
@@ -32,6 +32,7 @@ from sentinel.tls import TlsStream
 
 HEADER_SECONDS_MAX = 5.0
 ADMIN_CONNECTIONS_MAX = 64
+UNSECURED = "other machines reach it and it has no TLS: whoever reads one key on the way may do everything"
 
 
 async def serve(
@@ -43,7 +44,7 @@ async def serve(
     """Serve until SIGTERM or SIGINT; `task_status` gets the URLs once it listens. `check_settings`: see Administrator."""
     config = _config(settings)
     shared = settings.processes > 1
-    certificate = open_certificate(settings)
+    certificate, admin_certificate = open_certificate(settings), open_admin_certificate(settings)
     listener = open_listener(settings.bind, shared=shared)
     timer = threading.Timer(settings.grace_seconds + 1, _exit_hard)
     timer.daemon = True
@@ -53,16 +54,19 @@ async def serve(
         async with (
             open_gateway(settings) as gateway,
             trio.open_nursery() as nursery,
-            _open_admin_lane(settings, gateway.directory, check_settings, nursery),
+            _open_admin_lane(settings, gateway.directory, check_settings, admin_certificate, nursery),
         ):
             behind = HandOver(Application(gateway), config)
             alone = not (shared and is_inherited(settings.bind))
             lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=alone)
             _watch(lane, gateway)
             if certificate is not None:
-                _begin_tls(lane, gateway, certificate)
+                _begin_tls(lane, certificate)
+                gateway.monitor.gauges["sentinel_certificate_end_seconds"] = lambda: certificate.ends_at
+            if admin_certificate is not None:
+                gateway.monitor.gauges["sentinel_admin_certificate_end_seconds"] = lambda: admin_certificate.ends_at
             listener.listen(BACKLOG)
-            nursery.start_soon(_run_lane, lane, listener, certificate)
+            nursery.start_soon(_run_lane, lane, listener, [each for each in (certificate, admin_certificate) if each])
             urls = [url_of(listener, secure=certificate is not None)]
             log.info("gateway.listening", urls=urls, record=without_password(settings.record))
             task_status.started(urls)
@@ -75,7 +79,11 @@ async def serve(
 
 @asynccontextmanager
 async def _open_admin_lane(
-    settings: Settings, directory: DirectoryFollower, check_settings: CheckSettings, nursery: trio.Nursery
+    settings: Settings,
+    directory: DirectoryFollower,
+    check_settings: CheckSettings,
+    certificate: Certificate | None,
+    nursery: trio.Nursery,
 ) -> AsyncIterator[None]:
     """The admin API on its own listener, if there is to be one."""
     listener = _admin_listener(settings)
@@ -86,8 +94,12 @@ async def _open_admin_lane(
     with listener:
         async with open_admin_api(settings, directory, check_settings) as api:
             lane = Lane(api.handle, _hang_up, limits)
+            if certificate is not None:
+                _begin_tls(lane, certificate)
+            elif not is_local(address_of(listener)):
+                log.warning("admin.not_secured", address=address_of(listener), reason=UNSECURED)
             nursery.start_soon(lane.run, [listener])
-            log.info("admin.listening", url=url_of(listener))
+            log.info("admin.listening", url=url_of(listener, secure=certificate is not None))
             yield
             lane.close()
 
@@ -122,20 +134,19 @@ def _exit_hard() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def _run_lane(lane: Lane, listener: socket.socket, certificate: Certificate | None) -> None:
-    """Serve until the lane is closed, with a certificate that is followed as long."""
+async def _run_lane(lane: Lane, listener: socket.socket, certificates: Sequence[Certificate]) -> None:
+    """Serve until the lane is closed, with certificates that are followed as long."""
     async with trio.open_nursery() as nursery:
-        if certificate is not None:
-            nursery.start_soon(certificate.follow)
+        if certificates:
+            nursery.start_soon(follow, certificates)
         await lane.run([listener])
         nursery.cancel_scope.cancel()
 
 
-def _begin_tls(lane: Lane, gateway: Gateway, certificate: Certificate) -> None:
+def _begin_tls(lane: Lane, certificate: Certificate) -> None:
     """Have the lane speak TLS with whatever certificate is in force."""
     certificate.warn_if_expired()
     lane.tls = lambda: certificate.context
-    gateway.monitor.gauges["sentinel_certificate_end_seconds"] = lambda: certificate.ends_at
 
 
 def _watch(lane: Lane, gateway: Gateway) -> None:

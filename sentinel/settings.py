@@ -148,6 +148,12 @@ class Settings:
     admin_bind: str = _setting(
         ADMIN_BIND, _admin_bind, "HOST:PORT, unix:PATH, fd://N, or off", "where `sentinel serve` offers the admin API"
     )
+    admin_tls_certificate: str | None = _setting(
+        None, str, "the path of a PEM file", "the same as above for the admin API, which without it has no TLS"
+    )
+    admin_tls_key: str | None = _setting(
+        None, str, "the path of a PEM file", "the key of the admin API's certificate, unencrypted; by default in the same file"
+    )
     processes: int = _setting(1, _count, "a whole number, at least 1", "gateway processes on one address")
     ack_budget: float = _setting(
         1.0, _seconds, "seconds, more than 0 and at most 86400", "every webhook is answered within this time"

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from sentinel.errors import SettingsError
-from sentinel.listening import BACKLOG, open_listener, url_of
+from sentinel.listening import BACKLOG, is_local, open_listener, url_of
 from sentinel.settings import Settings
 from tests.processes.harness import start, stop
 
@@ -24,12 +24,25 @@ def test_ports() -> None:
     """A free port is had, in IPv6 too; one that is taken is said to be, unless both sides share it."""
     with open_listener("127.0.0.1:0") as first, open_listener("[::1]:0") as sixth:
         first.listen(BACKLOG)
-        assert url_of(sixth).startswith("http://::1:")
+        assert url_of(sixth).startswith("http://[::1]:")
         with pytest.raises(SettingsError, match="SENTINEL_BIND"):
             open_listener(f"127.0.0.1:{first.getsockname()[1]}")
     with open_listener("127.0.0.1:0", shared=True) as one:
         one.listen(BACKLOG)
         open_listener(f"127.0.0.1:{one.getsockname()[1]}", shared=True).close()
+
+
+@pytest.mark.parametrize(
+    ("bind", "local"),
+    [
+        *[(f"{host}:80", True) for host in ("127.0.0.1", "127.9.9.9", "[::1]", "localhost")],
+        *[(bind, True) for bind in ("unix:/run/x.sock", "fd://3")],
+        *[(f"{host}:80", False) for host in ("0.0.0.0", "[::]", "10.0.0.1", "192.0.2.7", "[2001:db8::1]", "gateway.example")],  # noqa: S104
+    ],
+)
+def test_what_only_this_machine_reaches(bind: str, local: bool) -> None:
+    """Loopback, socket files and what is inherited are for this machine; every other address may be for more."""
+    assert is_local(bind) == local
 
 
 def test_socket_files(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ EXAMPLES = {
     ),
     "tls_certificate": ("/etc/sentinel/tls.crt", "/etc/sentinel/tls.crt", ()),
     "tls_key": ("/etc/sentinel/tls.key", "/etc/sentinel/tls.key", ()),
+    "admin_tls_certificate": ("/etc/sentinel/admin.crt", "/etc/sentinel/admin.crt", ()),
+    "admin_tls_key": ("/etc/sentinel/admin.key", "/etc/sentinel/admin.key", ()),
     "admin_bind": ("off", "off", ("OFF", "8081", "host:x", "unix:")),
     "ack_budget": ("0.5", 0.5, SECONDS),
     "connections_max": ("1000", 1000, COUNTS),

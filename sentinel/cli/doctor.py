@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sentinel.certificate import open_certificate
+from sentinel.certificate import Certificate, open_admin_certificate, open_certificate
 from sentinel.cli.status import PATIENCE_SECONDS, Finding, parts, print_findings, record_finding, workers_finding
 from sentinel.errors import ModelUnavailable, SentinelError, SettingsError
+from sentinel.listening import is_local
 from sentinel.records import Record, configured_record, is_served
 from sentinel.settings import Settings, without_password
 
@@ -21,6 +22,7 @@ FREE_BYTES_MIN = 500_000_000
 CONTEXT_TOKENS_USUAL = 8192
 CERTIFICATE_DAYS_MIN = 14
 MEMORY = Path("/proc/meminfo")
+UNSECURED = "set SENTINEL_ADMIN_TLS_CERTIFICATE, or make sure that only what speaks TLS in front of it reaches it"
 
 
 def add_commands(commands: Any) -> None:
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
-    yield from _examine_certificate(settings)
+    yield from _examine_certificates(settings)
     try:
         record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
     except SentinelError as error:
@@ -62,19 +64,27 @@ def _examine_record(record: Record, settings: Settings) -> Iterator[Finding]:
     yield workers_finding(record)
 
 
-def _examine_certificate(settings: Settings) -> Iterator[Finding]:
-    """The gateway's certificate and key, if it has any."""
+def _examine_certificates(settings: Settings) -> Iterator[Finding]:
+    """The gateway's certificate and key, and the admin API's, if they have any; an admin API that others reach should."""
+    yield from _examine_certificate("certificate", open_certificate, settings)
+    if settings.admin_bind != "off":
+        yield from _examine_certificate("admin certificate", open_admin_certificate, settings)
+        if settings.admin_tls_certificate is None and not is_local(settings.admin_bind):
+            yield Finding("admin API", "warning", f"{settings.admin_bind} is not loopback and has no TLS; {UNSECURED}")
+
+
+def _examine_certificate(what: str, opened: Callable[[Settings], Certificate | None], settings: Settings) -> Iterator[Finding]:
     try:
-        certificate = open_certificate(settings)
+        certificate = opened(settings)
     except SettingsError as error:
-        yield Finding("certificate", "wrong", error.detail)
+        yield Finding(what, "wrong", error.detail)
         return
     if certificate is None:
         return
     days = (certificate.ends_at - time.time()) / 86_400
     verdict = "wrong" if days < 0 else "warning" if days < CERTIFICATE_DAYS_MIN else "ok"
     when = f"ended {-days:.1f} days ago: clients refuse it" if days < 0 else f"ends in {days:.0f} days"
-    yield Finding("certificate", verdict, f"{certificate.certificate} {when}")
+    yield Finding(what, verdict, f"{certificate.certificate} {when}")
 
 
 def _examine_disk(settings: Settings) -> Finding:

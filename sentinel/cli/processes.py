@@ -43,7 +43,7 @@ def run_up(_options: argparse.Namespace, settings: Settings) -> int:
         configured_record(settings).close()
     given = (int(settings.bind.removeprefix("fd://")),) if settings.bind.startswith("fd://") else ()
     command = [sys.executable, "-m", "sentinel"]
-    children = [Child("serve", [*command, "serve"], given, reloads=settings.tls_certificate is not None)]
+    children = [Child("serve", [*command, "serve"], given, reloads=_has_certificates(settings))]
     children.append(Child("worker", [*command, "worker"], given))
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
@@ -67,7 +67,7 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
     command = [sys.executable, "-m", "sentinel", "serve", "--one"]
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
         children = [
-            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}, settings.tls_certificate is not None)
+            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}, _has_certificates(settings))
             for number in range(1, processes + 1)
         ]
         return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
@@ -105,3 +105,8 @@ def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
         print(f"applied {name}")
     record.close()
     print(f"{without_password(settings.record)} is up to date.")
+
+
+def _has_certificates(settings: Settings) -> bool:
+    """Whether `sentinel serve` has something to read again on SIGHUP."""
+    return bool(settings.tls_certificate or settings.admin_tls_certificate)
