@@ -124,14 +124,19 @@ class PostgresRecord(SqlRecord):
             copy.write(lines)
 
     def _again_if_cut(self, move: Callable[[], T], again: Callable[[], T] | None = None) -> T:
-        """`move()`, and `again()` if the connection broke: servers close idle ones. Only for what may be repeated blindly."""
+        """
+        `move()`, and `again()` if the connection broke, since servers close idle ones, or a migration has changed what a prepared
+        statement answers. Only for what may be repeated blindly.
+        """
         was_open = self._connection is not None
         try:
             return move()
+        except psycopg.errors.FeatureNotSupported:
+            self.close()
         except (psycopg.OperationalError, psycopg.InterfaceError):
             if not was_open or not self._is_broken() or self._is_late():
                 raise
-            return (again or move)()
+        return (again or move)()
 
     # Working
 
@@ -337,6 +342,14 @@ class PostgresRecord(SqlRecord):
             raise Unavailable("A pooler between here and the record keeps no prepared statements; going on without.") from error
         except psycopg.errors.UndefinedTable as error:
             raise Unavailable("The record has no tables: run `sentinel migrate`.") from error
+        except psycopg.errors.FeatureNotSupported as error:
+            self.close()
+            raise Unavailable("The record's tables were changed under a prepared statement; preparing it anew.") from error
+        except psycopg.ProgrammingError as error:
+            if error.sqlstate is None:  # the driver's word and not the server's: what it was given is at fault
+                raise
+            # A right is missing, or a column, which is the fault of no job.
+            raise Unavailable(f"The record takes no such statement now ({reason(error)}).") from error
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
             if self._connection is not None and self._connection.broken:
                 self.close()

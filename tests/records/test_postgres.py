@@ -169,6 +169,31 @@ class TestTrouble:
         with closing(open_record(url, BUSY)) as record:
             assert "sentinel migrate" in unavailable(lambda: record.list_jobs(JobFilter()))
 
+    def test_a_right_that_is_missing(self, server):
+        """A right that the role lacks is the operator's trouble and not the job's: it is named, and once it is there it works."""
+        server.run("CREATE ROLE app LOGIN")
+        server.run("CREATE DATABASE walk OWNER app")
+        with closing(open_record(f"postgresql://app@127.0.0.1:{server.port}/walk", BUSY)) as record:
+            server.run("REVOKE INSERT ON jobs FROM app", "walk")
+            assert "permission denied for table jobs" in unavailable(lambda: record.accept([new_job()], NOW))
+            server.run("GRANT INSERT ON jobs TO app", "walk")
+            assert record.accept([new_job()], NOW) == [True]
+
+    def test_tables_that_change_meanwhile(self, record, url):
+        """A migration beside a running process, which gives a table another column, does not keep what is prepared from working."""
+        job = new_job()
+        record.accept([job], NOW)
+        worker = record.register("here:1", process_name(), 4, "ready", NOW)
+        for _ in range(8):  # until the statements are prepared
+            record.find_job(job.id)
+            record.claim(worker, 0, NOW)
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute("ALTER TABLE jobs ADD COLUMN later int")
+        found = record.find_job(job.id)
+        assert found is not None
+        assert found.id == job.id
+        assert [claim.job.id for claim in record.claim(worker, 1, NOW)] == [job.id]
+
 
 class Deaf(PostgresRecord):
     """Once, when it is made deaf: what it writes is committed, and its connection breaks before it hears so."""
