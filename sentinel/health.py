@@ -37,9 +37,12 @@ class Health:
 
     def needed(self, only_keeping: bool) -> tuple[str, ...]:
         """Which checks must be ok: to make progress, or only to keep webhooks. A dispatch that is down is nobody's trouble."""
-        if only_keeping:
-            return () if self.intake.spooling is not None and self.intake.spooling.active else ("record",)
-        return ("record", "worker")
+        if not only_keeping:
+            return ("record", "worker")
+        spooling = self.intake.spooling
+        if spooling is None or not spooling.active:
+            return ("record",)
+        return ("spool",) if spooling.trouble and trio.current_time() - spooling.trouble_at < TROUBLE_SECONDS else ()
 
     async def _ask_record(self, now: float) -> dict[str, str]:
         try:

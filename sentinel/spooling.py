@@ -35,6 +35,7 @@ class Spooling:
     While `active`, every job goes to the spool, also when the record is back, until the spool is empty: that keeps the order. For
     the last few jobs the door is shut for a moment (`passage`), or a busy gateway would never be done.
     `keep_seconds_max` bounds how long `keep` takes, `door_seconds_max` how long `passage` does.
+    `trouble` is why the last `keep` failed, at `trouble_at` (trio's clock); "" if it did not.
     """
 
     spool: Spool
@@ -46,6 +47,8 @@ class Spooling:
     active: bool = False
     waiting: int = 0
     reason: str = ""
+    trouble: str = ""
+    trouble_at: float = 0.0
     _since: float = 0.0
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
@@ -69,7 +72,12 @@ class Spooling:
     async def keep(self, jobs: Jobs, reason: str = "") -> list[bool]:
         """Which of the jobs are new to the spool, once all are on disk. Raises Unavailable if that takes too long."""
         self._begin(reason)
-        created = await self._commits.submit(jobs)
+        try:
+            created = await self._commits.submit(jobs)
+        except Unavailable as error:
+            self.trouble, self.trouble_at = error.detail, trio.current_time()
+            raise
+        self.trouble = ""
         self.waiting += sum(created)
         return created
 
@@ -88,7 +96,8 @@ class Spooling:
         """The state of things for a person: "ok", or how many are spooled and why."""
         if not self.active:
             return "ok"
-        return f"{self.waiting} spooled for {trio.current_time() - self._since:.0f} s: {self.reason}"
+        spooled = f"{self.waiting} spooled for {trio.current_time() - self._since:.0f} s: {self.reason}"
+        return f"{spooled} And the last webhook was not kept ({self.trouble})" if self.trouble else spooled
 
     def _begin(self, reason: str) -> None:
         if not self.active:
@@ -111,20 +120,27 @@ class Spooling:
                 self._open_door()
 
     async def _drain(self) -> None:
-        """Bring everything over. Raises Unavailable if the record, or the disk, does not play along."""
+        """
+        Bring everything over. Raises Unavailable if the record, or the disk, does not play along.
+
+        The door is shut for the last few, once the record has taken something: nobody is to wait for one that is away.
+        """
+        takes = False
         while True:
             batch = await self._in_thread(self.spool.oldest, DRAIN_ROWS)
-            if len(batch) < DRAIN_ROWS and self._door is None:
-                self._door = trio.Event()  # only those who are being written can come now, so the end is in sight
+            near_the_end = len(batch) < DRAIN_ROWS and (takes or (not batch and self._commits.idle))
+            if near_the_end and self._door is None:
+                self._door = trio.Event()  # only those who are being written can come now
                 continue
             left = await self._bring(batch) if batch else 0
-            if not left and self._commits.idle:
+            takes = takes or bool(batch)
+            if not left and self._door is not None and self._commits.idle:
                 self._end()
                 return
 
     def _end(self) -> None:
         seconds = trio.current_time() - self._since
-        self.active, self.waiting, self._begun = False, 0, trio.Event()
+        self.active, self.waiting, self.trouble, self._begun = False, 0, "", trio.Event()
         log.info("spool.drained", seconds=round(seconds, 1))
 
     def _open_door(self) -> None:

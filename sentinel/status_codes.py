@@ -186,7 +186,8 @@ The job API answers 202 to what it keeps, with `Location`; 200 if `Prefer: wait`
 `callback_url` that leads where callbacks may not go is taken: addresses are checked at each attempt, and the callback is `failed`.
 
 `/healthz`: 200 while the process serves. `/readyz`: 200 if the record answers and a worker with a model is alive, else 503 with
-the reason; `/readyz?only=record` is 200 while webhooks are kept, in the record or in the spool: what a load balancer should ask.
+the reason; `/readyz?only=record` is 200 while webhooks are kept, in the record or in the spool, and 503 once
+neither takes one: what a load balancer should ask.
 """
 
 

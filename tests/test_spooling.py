@@ -11,10 +11,12 @@ import pytest
 import trio
 
 from sentinel.errors import Unavailable
+from sentinel.health import Health
 from sentinel.intake import Intake
 from sentinel.model import NewJob
 from sentinel.records import JobFilter, Record, Store, open_record
 from sentinel.records.spool import Spool
+from sentinel.settings import Settings
 from tests.records.conftest import NOW, new_job
 
 BUDGET = 0.4
@@ -35,6 +37,7 @@ class Moody:
     down: bool = False
     hangs: bool = False
     refuses: str = ""
+    asked: bool = False
     batches: list[list[str]] = attrs.field(factory=list)
     goes_on: threading.Event = attrs.field(factory=threading.Event)
 
@@ -42,6 +45,7 @@ class Moody:
         if self.down:
             raise Unavailable("connection refused")
         if self.hangs:
+            self.asked = True
             assert self.goes_on.wait(10)
         if any(job.id == self.refuses for job in jobs):
             raise ValueError("not that one")
@@ -140,6 +144,21 @@ async def test_a_record_that_hangs(tmp_path):
         assert sorted(front.kept()) == sorted(job.id for job in jobs)
 
 
+async def test_nobody_waits_while_the_record_hangs(tmp_path):
+    """While the record does not answer, nobody waits for the last of the spool to be brought over: nothing is on its way."""
+    async with opened(tmp_path, down=True) as front:
+        spooling = front.intake.spooling
+        await front.intake.accept([new_job()])
+        front.record.hangs, front.record.down, spooling.door_seconds_max = True, False, 30
+        with trio.fail_after(5):
+            while not front.record.asked:  # the drain is at it
+                await trio.sleep(0.01)
+        with trio.fail_after(BUDGET):
+            await spooling.passage()
+        front.record.goes_on.set()
+        await front.drained()
+
+
 async def test_a_job_without_identity_survives_a_late_write(tmp_path):
     """A job that was spooled and then written late all the same was promised, so it is not withdrawn."""
     async with opened(tmp_path) as front:
@@ -200,16 +219,20 @@ async def test_one_that_the_record_will_never_take(tmp_path):
 
 
 async def test_both_are_down(tmp_path):
-    """When neither takes it the sender is told to try again, inside the budget, and nothing is kept."""
+    """When neither takes it the sender is told to try again, inside the budget, nothing is kept, and `/readyz` knows."""
     async with opened(tmp_path, down=True) as front:
+        intake, health = front.intake, Health(Settings(), Store(front.record), front.intake)  # type: ignore[arg-type]
         front.spool._file.connection.execute("PRAGMA query_only = ON")
         started = time.perf_counter()
-        with pytest.raises(Unavailable):
-            await front.intake.accept([new_job()])
+        with pytest.raises(Unavailable, match="The file of the spool cannot be written"):
+            await intake.accept([new_job()])
         assert time.perf_counter() - started < BUDGET
+        assert health.needed(only_keeping=True) == ("spool",)
+        assert "the last webhook was not kept (The file of the spool" in intake.spooling.words()
         front.spool._file.connection.execute("PRAGMA query_only = OFF")
         job = new_job()
-        assert await front.intake.accept([job]) == [True]
+        assert await intake.accept([job]) == [True]
+        assert (health.needed(only_keeping=True), "not kept" in intake.spooling.words()) == ((), False)
         front.record.down = False
         await front.drained()
         assert front.kept() == [job.id]

@@ -19,6 +19,7 @@ from sentinel.records.sqlite_file import Damaged, SqliteFile, translated
 
 _SQL = load_queries("spool")
 FILE = "spool.db"
+NAME = "The file of the spool"  # in errors
 
 
 @attrs.frozen
@@ -58,7 +59,7 @@ class Spool:
 
     def oldest(self, limit: int) -> list[NewJob]:
         """The jobs that have waited longest, in order."""
-        with translated():
+        with translated(NAME):
             return [rows.new_job(rows.decode(row["job"])) for row in self._file.execute(_SQL["oldest"], {"limit": limit})]
 
     def forget(self, ids: Sequence[str]) -> int:
@@ -75,13 +76,13 @@ class Spool:
 
     def count(self) -> Spooled:
         """How much is here."""
-        with translated():
+        with translated(NAME):
             return Spooled(**self._file.execute(_SQL["count"]).fetchone())
 
     def _open(self) -> SqliteFile:
         """The file, with its tables; one that is damaged is set aside, and what can be read of it is brought over."""
         try:
-            file = SqliteFile(self._path, self._busy_seconds)
+            file = SqliteFile(self._path, self._busy_seconds, NAME)
         except Damaged:
             return self._start_afresh()
         if not file.is_whole():
@@ -100,7 +101,7 @@ class Spool:
             part = self._path.with_name(FILE + suffix)
             if part.exists():
                 part.rename(aside.with_name(aside.name + suffix))
-        file = SqliteFile(self._path, self._busy_seconds)
+        file = SqliteFile(self._path, self._busy_seconds, NAME)
         file.migrate(load_migrations("spool"))
         saved = 0
         with file.transaction():
@@ -115,11 +116,11 @@ def _readable(path: Path) -> Iterator[tuple[str, str]]:
     """What can still be read of a damaged spool: from the front until it breaks, then from the back."""
     for order in ("ASC", "DESC"):
         try:
-            damaged = SqliteFile(path, 1.0)
+            damaged = SqliteFile(path, 1.0, NAME)
         except Damaged:
             return
         try:
-            with translated():
+            with translated(NAME):
                 for row in damaged.execute(f"SELECT id, job FROM spool ORDER BY sequence {order}"):  # noqa: S608  no input
                     rows.new_job(rows.decode(row["job"]))  # whatever is not a job raises here
                     yield row["id"], row["job"]

@@ -17,6 +17,7 @@ from sentinel.errors import Unavailable
 
 # Not the store's trouble but the caller's: to try the same again would not help.
 _CALLERS_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+RECORD_FILE = "The file of the record"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -25,18 +26,22 @@ class Damaged(Unavailable):
 
 
 class SqliteFile:
-    """One connection to the file at `path`, made if it is not there. Every PRAGMA is set here: they do not outlive a connection."""
+    """
+    One connection to the file at `path`, made if it is not there; `name` is what an error calls it.
 
-    def __init__(self, path: str | Path, busy_seconds: float) -> None:
-        self._busy_seconds = busy_seconds
-        with translated():
+    Every PRAGMA is set here: they do not outlive a connection.
+    """
+
+    def __init__(self, path: str | Path, busy_seconds: float, name: str = RECORD_FILE) -> None:
+        self._busy_seconds, self._name = busy_seconds, name
+        with translated(name):
             Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
             if not Path(path).exists():
                 Path(path).touch(mode=0o600)  # there are secrets in it; SQLite gives the WAL the same mode
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
             self.connection.row_factory = sqlite3.Row
-            with translated():
+            with translated(name):
                 for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
                     self.execute(f"PRAGMA {pragma}")
         except BaseException:
@@ -56,7 +61,7 @@ class SqliteFile:
         if self.connection.in_transaction:
             yield
             return
-        with translated():
+        with translated(self._name):
             self.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
             try:
                 yield
@@ -101,7 +106,7 @@ class SqliteFile:
             return False
 
     def _version(self) -> int:
-        with translated():
+        with translated(self._name):
             return int(self.execute("PRAGMA user_version").fetchone()[0])
 
     def _run_script(self, script: str) -> None:
@@ -115,7 +120,7 @@ class SqliteFile:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translated(name: str = RECORD_FILE) -> Iterator[None]:
     """SQLite's errors as ours: when the store cannot do it now, the caller may try again, and the operator reads why."""
     try:
         yield
@@ -123,11 +128,8 @@ def translated() -> Iterator[None]:
         raise
     except (sqlite3.Error, OSError) as error:
         kind = Damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED else Unavailable
-        raise kind(f"{_what(error)} cannot be written or read now ({error}).") from error
-
-
-def _what(error: Exception) -> str:
-    return "The disk" if isinstance(error, OSError) else "The file of the record"
+        what = "The disk" if isinstance(error, OSError) else name
+        raise kind(f"{what} cannot be written or read now ({error}).") from error
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
