@@ -43,7 +43,10 @@ T = TypeVar("T")
 class PostgresRecord(SqlRecord):
     """A record in the database that `url` names. `busy_seconds` bounds each call, whatever the server or the network does."""
 
-    _lists: ClassVar = {"list_jobs_live": frozenset({State.SCHEDULED, State.QUEUED, State.RUNNING, State.QUARANTINED})}
+    _lists: ClassVar = {
+        "list_jobs_live": frozenset({State.SCHEDULED, State.QUEUED, State.RUNNING, State.QUARANTINED}),
+        "list_jobs_gone_wrong": frozenset({State.FAILED, State.CANCELLED}),
+    }
 
     def __init__(self, url: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
         self._url, self._busy_seconds = url, busy_seconds

@@ -61,6 +61,16 @@ WHERE (:tenant::text IS NULL OR q.tenant = :tenant::text)
   AND (:before::bigint IS NULL OR q.sequence < :before::bigint)
 ORDER BY q.sequence DESC LIMIT :limit
 
+-- name: list_jobs_gone_wrong
+-- The same for states that have a table of their own.
+SELECT j.*
+FROM gone_wrong AS w CROSS JOIN LATERAL (SELECT * FROM jobs WHERE sequence = w.sequence OFFSET 0) AS j
+WHERE (:tenant::text IS NULL OR w.tenant = :tenant::text)
+  AND state IN (SELECT json_array_elements_text(:states::json))
+  AND (:channel::text IS NULL OR channel = :channel::text)
+  AND (:before::bigint IS NULL OR w.sequence < :before::bigint)
+ORDER BY w.sequence DESC LIMIT :limit
+
 -- name: queue_position
 SELECT count(*) AS ahead FROM queue WHERE place IN ('ready', 'suspect', 'waiting') AND (priority, sequence) < (:priority::integer, :sequence::bigint)
 
@@ -115,6 +125,7 @@ told AS (
     INSERT INTO job_steps(place, job, at, step, attempt, detail) OVERRIDING SYSTEM VALUE
     SELECT claimed_place, sequence, started_at, 'claimed', attempt, 'worker ' || worker_id FROM old WHERE ended_place IS NOT NULL AND claimed_place IS NOT NULL
     UNION ALL SELECT ended_place, sequence, finished_at, state, attempt, last_error FROM old WHERE ended_place IS NOT NULL),
+righted AS (DELETE FROM gone_wrong WHERE sequence IN (SELECT sequence FROM old)),
 back AS (
     UPDATE jobs SET state = 'queued', attempt = 0, rescues = 0, run_at = :now, finished_at = NULL, cancel_at = NULL, last_error = NULL,
         ended_place = NULL, result = CASE WHEN result LIKE '%"apology_for":%' THEN NULL ELSE result END

@@ -92,6 +92,58 @@ def test_live_jobs_are_listed_past_no_finished_ones(bench, url):
     assert len(bench.record.list_jobs(JobFilter(states=[State.QUARANTINED]))) == 3
 
 
+def test_jobs_gone_wrong_are_listed_past_no_others(bench, url):
+    """The few jobs that have failed or were cancelled are found without a look at 20,000 that have ended well after them."""
+    bench.record.accept([new_job() for _ in range(3)], NOW)
+    ends = zip(bench.record.claim(bench.worker, 3, NOW), (State.FAILED, State.CANCELLED, State.SUCCEEDED), strict=True)
+    bench.record.end([Ending(claim.job.id, claim.lease_token, state) for claim, state in ends], NOW)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(FINISHED, (20_000,))
+        other.execute("ANALYZE")
+    everything = {"tenant": None, "channel": None, "before": None, "limit": 50, "states": '["failed"]'}
+    assert bench.pages("list_jobs_gone_wrong", **everything) < 30
+    assert bench.pages("list_jobs", **everything) > 300
+    assert len(bench.record.list_jobs(JobFilter(states=[State.FAILED]))) == 1
+    assert len(bench.record.list_jobs(JobFilter(states=[State.FAILED, State.CANCELLED]))) == 2
+
+
+def test_the_table_of_what_has_gone_wrong(bench, url):
+    """A job is in it from its failure or cancellation, in whichever way, until somebody has it run again or it is removed."""
+    kept = {
+        name: new_job(**changes)
+        for name, changes in {
+            "failed": {},
+            "cancelled while it ran": {},
+            "cancelled before it began": {"state": State.SCHEDULED, "run_at": NOW + 60},
+            "cancelled when it came": {"state": State.CANCELLED},
+            "succeeded": {},
+        }.items()
+    }
+    bench.record.accept(list(kept.values()), NOW)
+    bench.record.accept([new_job(state=State.CANCELLED) for _ in range(20)], NOW - 1000)  # by COPY
+    running = {claim.job.id: claim for claim in bench.record.claim(bench.worker, 3, NOW)}
+    bench.record.cancel(kept["cancelled while it ran"].id, "default", NOW)
+    bench.record.cancel(kept["cancelled before it began"].id, "default", NOW)
+    states = {"failed": State.FAILED, "cancelled while it ran": State.QUEUED, "succeeded": State.SUCCEEDED}
+    bench.record.end([Ending(kept[name].id, running[kept[name].id].lease_token, state) for name, state in states.items()], NOW)
+
+    def listed() -> set[str]:
+        wrong = bench.record.list_jobs(JobFilter(states=[State.FAILED, State.CANCELLED]))
+        with psycopg.connect(url) as other:
+            assert {sequence for (sequence,) in other.execute("SELECT sequence FROM gone_wrong")} == {job.sequence for job in wrong}
+        return {job.id for job in wrong}
+
+    wrong = {job.id for name, job in kept.items() if name != "succeeded"}
+    assert len(listed()) == len(wrong) + 20
+    bench.record.prune(NOW - 500)
+    assert listed() == wrong
+    assert bench.record.retry(kept["failed"].id, NOW)
+    assert listed() == wrong - {kept["failed"].id}
+    (claim,) = bench.record.claim(bench.worker, 1, NOW)
+    bench.record.end([Ending(claim.job.id, claim.lease_token, State.FAILED)], NOW)
+    assert listed() == wrong
+
+
 def test_a_flooded_chat_costs_a_claim_nothing(bench):
     """Once the messages of a flooded chat are known to wait, a claim does not look at them again."""
     for _ in range(8):

@@ -7,11 +7,12 @@ from pathlib import Path
 import psycopg
 
 from sentinel.model import State
-from sentinel.records import Ending, open_record
+from sentinel.records import Ending, JobFilter, open_record
 from sentinel.records.queries import load_migrations
 from tests.records.conftest import NOW, fresh_database, postgres
 
 QUEUE_KEPT_BY_STATEMENTS = 9  # the migration; before it a trigger did it
+GONE_WRONG = 13
 JOB = """
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, received_at, created_at, verified_by,
                  fingerprint, options, input, reply_to, state, run_at)
@@ -64,3 +65,14 @@ def test_jobs_of_every_state_survive_it(tmp_path):
         assert done.index(name(3)) < done.index(name(4))
         assert record.counts() == {}
         assert [step.step for step in record.story(name(2))[2:]] == ["retry_planned", "claimed", "succeeded"]
+
+
+def test_what_had_gone_wrong_before_is_listed(tmp_path):
+    """Jobs that had failed or were cancelled before there was a table of them are in it after the migration."""
+    url = database_before(GONE_WRONG, tmp_path)
+    with psycopg.connect(url, autocommit=True) as other:
+        for number in (1, 2):
+            other.execute(JOB, (name(number), None))
+        other.execute(FAIL, (name(2),))
+    with closing(open_record(url)) as record:
+        assert [job.id for job in record.list_jobs(JobFilter(states=[State.FAILED]))] == [name(2)]
