@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import attrs
 import trio
@@ -21,7 +22,8 @@ from sentinel.records import Bell, Store
 HINT_SECONDS = 5.0  # between taking a hint and claiming its job; then the hint is there again for others
 LOOK_SECONDS = 0.02  # between two looks where nothing tells of new jobs
 BELL_SECONDS = 0.25  # a bell may be deaf, so nobody relies on it for longer
-IDLE_SECONDS = 1.0  # with a dispatch, the record is asked that often all the same
+DISPATCH_SECONDS = 0.5  # one wait for the dispatch: a job that it hides, because it hangs, must be begun within a second
+IDLE_SECONDS = 0.9  # with a dispatch, the record is asked about every second all the same
 
 
 @attrs.define(eq=False)
@@ -72,11 +74,12 @@ class Claiming:
 
     async def wait(self) -> None:
         """Return when there may be something to claim; never much later than it takes to look at everything once."""
+        if self._dispatched and self.keeper is not None:
+            with suppress(Unavailable):  # then the record is asked at once, and its bell waited for
+                await self.keeper.wait(DISPATCH_SECONDS)
+            return
         try:
-            if self._dispatched and self.keeper is not None:
-                if not await self.keeper.wait(IDLE_SECONDS):
-                    self._asked_record = float("-inf")
-            elif self.bell is not None:
+            if self.bell is not None:
                 await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2), limiter=self._ringing)
             else:
                 await trio.sleep(LOOK_SECONDS)

@@ -59,7 +59,11 @@ class Dispatch(Protocol):
         """How many hints can be taken now."""
 
     def lead(self, seconds: float) -> bool:
-        """Whether this object is the one that sweeps, for so long from now. The one that asks again in time stays it."""
+        """
+        Whether this object is the one that sweeps, for so long from now. The one that asks again in time stays it.
+
+        Writes whatever the answer is: a dispatch that only reads cannot be used.
+        """
 
     def rebuild(self, pages: Iterable[Sequence[Hint]]) -> bool:
         """

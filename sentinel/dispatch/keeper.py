@@ -25,6 +25,7 @@ PAGE = 1_000
 PAGE_SECONDS = 0.2  # between two pages of a sweep: finding what got lost must not be a load of its own
 SETTLED_SECONDS = 2.0  # a job is given so long to be enqueued by whoever accepted it
 LEAD_SECONDS = 5.0
+POLICY_SECONDS = 60.0  # between two looks at how Redis is configured
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Keeper:
     chance: Callable[[], float] = random.random
     _stale: bool = False
     _refilling: bool = False
-    _checked: bool = False
+    _policy_due: float = float("-inf")
     _warning: str = ""
     _turn: trio.Lock = attrs.field(factory=trio.Lock)
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -79,7 +80,8 @@ class Keeper:
     def words(self) -> str:
         """How it is, for people."""
         if self.breaker.open_since is not None:
-            return f"redis down for {trio.current_time() - self.breaker.open_since:.0f} s: claiming from the record"
+            seconds, why = trio.current_time() - self.breaker.open_since, self.breaker.reason.rstrip(".")
+            return f"redis down for {seconds:.0f} s: claiming from the record ({why})"
         return "redis is being refilled" if self._stale or self._refilling else self._warning or "ok"
 
     async def run(self) -> None:
@@ -127,30 +129,35 @@ class Keeper:
     # Keeping it in step
 
     async def _look(self) -> None:
-        if not await self._in_step():
+        leads = await self._ask_to_lead()
+        if leads is None:
             await self._refill()
             return
-        if not self._checked:
+        if trio.current_time() >= self._policy_due:
             await self._check_policy()
-        if await self._leads():
+        if leads:
             await self._sweep()
 
     async def _check_policy(self) -> None:
         """Say once if Redis may drop hints by itself: nothing is lost by it, but jobs wait for the sweep."""
-        found = await self.call(self.dispatch.policy_warning)
-        self._warning, self._checked = found or "", True
-        if self._warning:
-            log.warning("dispatch.evicts", reason=self._warning)
+        found = await self.call(self.dispatch.policy_warning) or ""
+        self._policy_due = trio.current_time() + POLICY_SECONDS
+        if found and found != self._warning:
+            log.warning("dispatch.evicts", reason=found)
+        self._warning = found
 
-    async def _in_step(self) -> bool:
-        """Whether the dispatch can be used. The first Stale may only mean that another process has refilled it."""
+    async def _ask_to_lead(self) -> bool | None:
+        """
+        Whether this process is the one that sweeps; None if the dispatch cannot be used as it is.
+
+        The first Stale may only mean that another process has refilled it.
+        """
         for _ in range(2):
             try:
-                await self.call(self.dispatch.waiting)
+                return await self.call(self.dispatch.lead, LEAD_SECONDS)
             except Stale:
                 continue
-            return True
-        return False
+        return None
 
     async def _refill(self) -> None:
         """Fill it from the record, unless another process does."""
@@ -182,9 +189,6 @@ class Keeper:
         except Unavailable as error:
             raise _RecordFailed(error.detail) from error  # not the dispatch's failure
 
-    async def _leads(self) -> bool:
-        return await self.call(self.dispatch.lead, LEAD_SECONDS)
-
     async def _sweep(self) -> None:
         """Enqueue again what has been ready for a while; what of it is new had got lost."""
         after, before, lost = 0, self.clock() - SETTLED_SECONDS, 0
@@ -194,7 +198,7 @@ class Keeper:
             if len(page) < PAGE:
                 break
             await trio.sleep(PAGE_SECONDS)
-            if not await self._leads():
+            if not await self.call(self.dispatch.lead, LEAD_SECONDS):
                 break
         if lost:
             log.warning("dispatch.found", jobs=lost)

@@ -21,7 +21,7 @@ from sentinel.payload import encode_json
 
 AT_ONCE = 1_000  # hints or ids in one script: Redis serves nobody else while it runs
 _REFILL_MS = 10_000  # how long a refill may pause before another may take it over
-WAIT_SLACK_SECONDS = 0.5  # how much longer than asked `wait` may take
+WAIT_SLACK_SECONDS = 0.3  # how much longer than asked `wait` may take
 BELL_STEP_SECONDS = 0.2  # each step of connecting for `wait`, so that all of them fit into the slack
 
 _FOLDER = Path(__file__).parents[2] / "sql" / "redis"  # beside the package, in a checkout and where it is installed

@@ -27,6 +27,7 @@ _REASONS = {
     "NOPERM": "does not permit this user what Sentinel needs",
     "LOADING": "is loading its data",
     "READONLY": "is a replica, which takes no writes",
+    "UNBLOCKED": "has changed its role",
     "OOM": "is out of memory",
     "MISCONF": "cannot write to its disk",
     "BUSY": "is busy with a script",

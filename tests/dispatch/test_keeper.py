@@ -265,7 +265,7 @@ async def test_down_and_back(new_server, connect, make, log):
     for _ in range(20):
         with pytest.raises(Unavailable):
             await kept.call(kept.dispatch.waiting)
-    assert kept.words() == "redis down for 0 s: claiming from the record"
+    assert kept.words().startswith("redis down for 0 s: claiming from the record (Redis ")
     with pytest.raises(Unavailable):
         await kept.wait(5)
     server.start()
@@ -275,6 +275,30 @@ async def test_down_and_back(new_server, connect, make, log):
                 await trio.sleep(0.01)
     assert log.events == ["dispatch.refilled", "dispatch.lost", "dispatch.back"]
     assert log.lines[-1][1]["seconds"] >= 0.5
+
+
+@pytest.mark.parametrize("leading", [True, False], ids=["leading", "following"])
+async def test_a_redis_that_only_reads(new_server, connect, make, log, leading):
+    """A Redis that answers and takes no writes stays down, and is said to be once, until it takes them."""
+    server = new_server()
+    other, kept = make(connect(server.url, 0.2)), make(connect(server.url, 0.2))
+    first = kept if leading else other
+    await first._look()
+    await kept._look()
+    server.ask("REPLICAOF", "127.0.0.1", "1")
+    async with running(kept):
+        with trio.fail_after(10):
+            while kept.breaker.open_since is None:
+                await trio.sleep(0.01)
+        since = kept.breaker.open_since
+        await trio.sleep(3)  # for several trials
+        assert kept.breaker.open_since == since
+        assert kept.words().endswith("claiming from the record (Redis is a replica, which takes no writes)")
+        server.ask("REPLICAOF", "NO", "ONE")
+        with trio.fail_after(10):
+            while kept.words() != "ok":
+                await trio.sleep(0.01)
+    assert log.events == ["dispatch.refilled", "dispatch.lost", "dispatch.back"]
 
 
 async def test_a_hang_is_paid_for_once(new_server, connect, make):
@@ -357,8 +381,9 @@ async def test_a_bell_that_breaks(new_server, connect, make, log):
     assert log.events == ["dispatch.refilled", "dispatch.lost"]
 
 
-async def test_a_redis_that_may_drop_hints(new_server, connect, make, log):
-    """A maxmemory-policy that evicts is said once, loudly, and stays to be read."""
+async def test_a_redis_that_may_drop_hints(new_server, connect, make, log, monkeypatch):
+    """A maxmemory-policy that evicts is said once, loudly, and stays to be read until somebody has mended it."""
+    monkeypatch.setattr(keeper, "POLICY_SECONDS", 0.0)
     server = new_server()
     server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     kept = make(connect(server.url))
@@ -366,3 +391,6 @@ async def test_a_redis_that_may_drop_hints(new_server, connect, make, log):
         await kept._look()
     assert log.events.count("dispatch.evicts") == 1
     assert "noeviction" in kept.words()
+    server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await kept._look()
+    assert kept.words() == "ok"

@@ -127,6 +127,31 @@ async def test_redis_fails(server, tmp_path, trouble):
             server.resume()
 
 
+async def test_redis_hangs_while_a_worker_waits_for_it(server, tmp_path):
+    """A worker that is told nothing by a gateway elsewhere notices by itself that Redis hangs, within a second."""
+    async with working(server, tmp_path) as work:
+        work.accept(new_job())
+        await work.next()
+        for _ in range(3):
+            claims: list[Claim] = []
+
+            async def wait(claims: list[Claim] = claims) -> None:
+                claims += await work.next()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.sleep(0.1)
+                server.pause()
+                started, job = trio.current_time(), new_job()
+                work.record.accept([job], time.time())
+            assert trio.current_time() - started < 1.0
+            assert [claim.job.id for claim in claims] == [job.id]
+            server.resume()
+            with trio.fail_after(10):
+                while work.offers.keeper.breaker.open_since is not None:
+                    await trio.sleep(0.05)
+
+
 async def test_suspects_are_found_although_redis_knows_none(server, tmp_path):
     """A job that only the record hands out is claimed while Redis is well and empty."""
     async with working(server, tmp_path) as work:
