@@ -36,7 +36,11 @@ class Dispatch(Protocol):
     """
 
     def enqueue(self, hints: Sequence[Hint]) -> int:
-        """How many were new. A hint that is there already, waiting or leased, stays as it is. Wakes those who wait."""
+        """
+        How many were new; wakes those who wait. A hint that waits already stays as it is.
+
+        One that is leased waits again: whoever has it may have asked the record before the job could be claimed.
+        """
 
     def take(self, count: int, lease_seconds: float) -> list[str]:
         """
@@ -46,7 +50,7 @@ class Dispatch(Protocol):
         """
 
     def done(self, ids: Sequence[str]) -> None:
-        """Forget these hints, waiting or leased: the jobs were claimed, or need no claiming."""
+        """Forget these hints if they are still leased: the jobs were claimed, or need no claiming. What was offered again stays."""
 
     def wait(self, seconds: float) -> bool:
         """

@@ -154,13 +154,20 @@ class PostgresRecord(SqlRecord):
         return claims
 
     def _claim_fairly(self, worker: int, count: int, now: float) -> list[Claim]:
-        """Claim until there are enough or none is left, looking further each time if what was found has to wait."""
+        """
+        Claim until there are enough or none is left, looking further each time if what was found has to wait.
+
+        Half of what was asked for is enough, and any, once a look has found nothing: what is claimed must not be kept waiting.
+        Where a look at the known lines found nothing, the next one is at everything, if that may be.
+        """
         claims: list[Claim] = []
         looked = count
         for _ in range(LOOKS_MAX):
             found, parked, more = self._claim(worker, count - len(claims), looked, now, None)
             claims += found
-            if len(claims) == count or not (parked or (found and more)):
+            missed = not found and self._lines.missed(now)
+            enough = 2 * len(claims) >= count or (claims and not found)
+            if enough or not (parked or missed or (found and more)):
                 break
             looked = min(looked * 2, 1000) if parked else looked
         return claims

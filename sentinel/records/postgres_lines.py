@@ -12,6 +12,7 @@ import attrs
 WALKED_MAX = 1_000  # dead entries that a look may pass; the first to pass them has them removed, unless a snapshot keeps them
 FULL_SECONDS = 1.0  # between two looks at everything, which find what came back with an old number, or was committed late
 WALKED_A_SECOND = 50_000  # dead entries, by such looks on average: about a hundredth of the time
+MISSED_WALKED_A_SECOND = 500_000  # the same, where the known lines gave nothing: there is time, and chats go on with old numbers
 COMMIT_SECONDS = 0.1  # a job may become visible so much later than one with a greater number
 
 
@@ -28,17 +29,26 @@ class Lines:
     _walks: int = 0  # looks in a row that passed too many dead entries
     _looked_at: float = 0.0
     _full_at: float = 0.0
+    _miss_at: float = 0.0
     _marks: deque[tuple[float, int]] = attrs.field(factory=deque)  # when which job's number was the greatest
 
     def must_look(self, now: float) -> bool:
         """Whether the lines should now be listed, by a look at everything."""
         return self._walks > 1 and not self._looked_at <= now < self._full_at
 
+    def missed(self, now: float) -> bool:
+        """The known lines gave nothing. Whether the next look will be at everything."""
+        if self.known is None or self._looked_at <= now <= self._miss_at:
+            return False
+        self._full_at = self._looked_at
+        return True
+
     def looked(self, lines: str, mark: int, walked: int, now: float) -> None:
         """Take a list of all lines; it had to pass `walked` dead entries, and `mark` is the greatest number of a job."""
         if now < self._looked_at or self.known is None:
             self._marks.clear()
         self._looked_at, self._full_at = now, now + max(FULL_SECONDS, walked / WALKED_A_SECOND)
+        self._miss_at = now + walked / MISSED_WALKED_A_SECOND
         self._walks = 2 if walked > WALKED_MAX else 0
         self.claimed(lines if self._walks else None, mark, walked, now)
 

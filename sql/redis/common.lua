@@ -76,18 +76,26 @@ local function parse(value)
   return score, tenant
 end
 
--- `text` is JSON: [[id, tenant, priority], …]. How many were new, or were known and had got lost.
+-- `text` is JSON: [[id, tenant, priority], …]. How many were new, or were known and had got lost. What is leased waits again, at its old
+-- place: whoever has it may have asked the record too early.
 local function add(text)
   local hints = cjson.decode(text)
   local order = call('INCRBY', TICK, #hints) - #hints
-  local new, tenants = 0, {}
+  local new, again, tenants = 0, 0, {}
   for _, hint in ipairs(hints) do
     local id, tenant, priority = hint[1], hint[2], hint[3]
     order = order + 1
     local score = string.format('%.0f', priority * STEP + order)
-    if call('HSETNX', IDS, id, score .. ':' .. tenant) == 1 or not (call('ZSCORE', LEASES, id) or call('ZSCORE', queue_of(tenant), id)) then
+    if call('HSETNX', IDS, id, score .. ':' .. tenant) == 1 then
       call('ZADD', queue_of(tenant), score, id)
       new = new + 1
+    elseif not call('ZSCORE', queue_of(tenant), id) then
+      if call('ZREM', LEASES, id) == 1 then
+        again = again + 1
+      else
+        new = new + 1
+      end
+      call('ZADD', queue_of(tenant), parse(call('HGET', IDS, id)) or score, id)
     end
     tenants[tenant] = true
   end
@@ -96,6 +104,6 @@ local function add(text)
       join(tenant)
     end
   end
-  ring_bell(new)
+  ring_bell(new + again)
   return new
 end

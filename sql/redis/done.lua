@@ -1,22 +1,19 @@
--- ARGV: known epoch, known tick, then at most 1,000 ids. Forgets their hints, leased or waiting; ids that are not known do no harm.
+-- ARGV: known epoch, known tick, then at most 1,000 ids. Forgets their hints that are leased. What waits was offered again meanwhile, and
+-- stays; ids that are not known do no harm.
 
 local refused = refuse(ARGV[1], ARGV[2])
 if refused then
   return refused
 end
 local ids = {unpack(ARGV, 3)}
-if #ids > 0 then
-  local values = call('HMGET', IDS, unpack(ids))
-  if call('ZREM', LEASES, unpack(ids)) < #ids then -- as a rule all are leased, and no queue need be looked at
-    for i, id in ipairs(ids) do
-      if values[i] then
-        local _, tenant = parse(values[i])
-        if call('ZREM', queue_of(tenant), id) == 1 and call('EXISTS', queue_of(tenant)) == 0 then
-          leave(tenant, call('ZSCORE', RING, tenant))
-        end
-      end
-    end
+local leased = {}
+for i, expiry in ipairs(#ids > 0 and call('ZMSCORE', LEASES, unpack(ids)) or {}) do
+  if expiry then
+    leased[#leased + 1] = ids[i]
   end
-  call('HDEL', IDS, unpack(ids))
+end
+if #leased > 0 then
+  call('ZREM', LEASES, unpack(leased))
+  call('HDEL', IDS, unpack(leased))
 end
 return answer(0)

@@ -19,14 +19,24 @@ LEASE = 15.0
 
 
 def test_a_hint_is_there_once(dispatch):
-    """Enqueueing again changes nothing, waiting or leased, until the hint is done; then it is new again."""
+    """Enqueueing again changes nothing while the hint waits; when it is done, it is new again."""
     assert dispatch.enqueue(hints("a1 a2")) == 2
     assert dispatch.enqueue(hints("a1 a2 a1 a3")) == 1
+    assert dispatch.waiting() == 3
     assert dispatch.take(1, LEASE) == ["a1"]
-    assert dispatch.enqueue(hints("a1")) == 0
-    assert dispatch.waiting() == 2
     dispatch.done(["a1"])
     assert dispatch.enqueue(hints("a1")) == 1
+
+
+def test_offered_again_while_somebody_looks(dispatch):
+    """A hint that is offered while it is leased rings and waits again, and the end of that lease does not take it away."""
+    dispatch.enqueue(hints("a1 a2"))
+    assert dispatch.take(2, LEASE) == ["a1", "a2"]
+    assert dispatch.enqueue(hints("a1")) == 0
+    assert dispatch.wait(1)
+    dispatch.done(["a1", "a2"])
+    assert dispatch.waiting() == 1
+    assert dispatch.take(2, LEASE) == ["a1"]
 
 
 def test_twice_in_one_call(dispatch):
@@ -105,11 +115,10 @@ def test_done_ends_a_lease(dispatch):
 
 
 def test_done_without_having_taken(dispatch):
-    """A hint that somebody found useless by other ways is forgotten while it still waits, and its tenant with it."""
+    """Only what is leased is forgotten: what waits may have been offered since."""
     dispatch.enqueue(hints("a1 b1 b2"))
     dispatch.done(["a1", "b1"])
-    assert dispatch.waiting() == 1
-    assert dispatch.take(5, LEASE) == ["b2"]
+    assert dispatch.take(5, LEASE) == ["a1", "b1", "b2"]
 
 
 def test_many(dispatch):
@@ -191,9 +200,9 @@ def test_nothing_grows(dispatch, server):
 
 
 def test_what_is_there_again_rings_nothing(dispatch):
-    """Enqueueing what is known wakes nobody."""
+    """Enqueueing what waits already wakes nobody."""
     dispatch.enqueue(hints("a1"))
-    dispatch.take(1, LEASE)
+    assert dispatch.wait(1)
     dispatch.enqueue(hints("a1"))
     assert not dispatch.wait(0.02)
 
@@ -447,6 +456,7 @@ class Model(RuleBasedStateMachine):
             self.order += 1
             self.known.setdefault(one.job_id, (one.priority, self.order, one.tenant))
         assert self.dispatch.enqueue(wanted) == len(set(new))
+        self.leased -= {one.job_id for one in wanted}
         for tenant in {one.tenant for one in wanted}:
             if self.queue(tenant):
                 self.join(tenant)
@@ -467,19 +477,10 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def done(self, data):
         ids = data.draw(st.lists(st.sampled_from([*sorted(self.known), "unknown"]), max_size=5, unique=True))
-        self.forget(ids)
-
-    @rule(tenant=st.sampled_from("abc"))
-    def done_with_all_that_wait(self, tenant):
-        self.forget(self.queue(tenant))
-
-    def forget(self, ids: list[str]) -> None:
         self.dispatch.done(ids)
-        for job_id in ids:
-            if job_id in self.known:
-                tenant = self.known.pop(job_id)[2]
-                self.leased.discard(job_id)
-                self.leave_if_empty(tenant)
+        for job_id in self.leased.intersection(ids):
+            del self.known[job_id]
+        self.leased.difference_update(ids)
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def expire(self, data, count):

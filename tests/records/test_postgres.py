@@ -331,6 +331,28 @@ class TestBell:
             record.accept([new_job(state=State.QUARANTINED)], NOW)
             assert not bell.wait(0.1)
 
+    @pytest.mark.parametrize("looked", [True, False])
+    def test_it_rings_when_a_chat_goes_on(self, record, url, looked):
+        """The end of a message rings if another of its chat waits, whether a claim had met that one or not; else it does not."""
+        worker = record.register("w", "x", 8, "ready", NOW)
+        with closing(open_bell(url)) as bell:
+            bell.wait(0.01)
+            record.accept([new_job(conversation="c"), new_job(conversation="c")], NOW)
+            assert bell.wait(5)
+            for following in (True, False):
+                (claim,) = record.claim(worker, 1, NOW)
+                assert not (looked and record.claim(worker, 1, NOW))
+                assert record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], NOW) == [True]
+                assert bell.wait(0.1) == following
+
+    def test_it_rings_when_a_message_is_set_aside(self, record, url):
+        """A chat also goes on when a message leaves it for a person to look at."""
+        with closing(open_bell(url)) as bell:
+            record.accept([job := new_job(conversation="c"), new_job(conversation="c")], NOW)
+            bell.wait(0.05)
+            assert record.set_aside(job.id, "suspicious", NOW)
+            assert bell.wait(5)
+
     def test_it_rings_for_the_directory(self, url):
         """A bell for the directory rings once for each change of it, and for no job."""
         with closing(open_record(url)) as record, closing(open_bell(url, "directory")) as bell:

@@ -12,7 +12,7 @@ import pytest
 from sentinel.model import Claim, State
 from sentinel.records import Ending, open_record
 from sentinel.records.postgres import PostgresRecord
-from sentinel.records.postgres_lines import COMMIT_SECONDS, FULL_SECONDS, WALKED_MAX, Lines
+from sentinel.records.postgres_lines import COMMIT_SECONDS, FULL_SECONDS, MISSED_WALKED_A_SECOND, WALKED_MAX, Lines
 from tests.records.conftest import NOW, new_job
 from tests.records.test_postgres_plans import Bench
 
@@ -86,6 +86,16 @@ class TestWhatIsKnown:
         assert not lines.must_look(NOW + 19)
         assert lines.must_look(NOW + 21)
 
+    def test_lines_that_gave_nothing_are_listed_anew(self):
+        """A look at the lines that found nothing is followed by one at everything, if the last one was long enough ago."""
+        lines = Lines()
+        assert not lines.missed(NOW)
+        lines.looked("[1]", 7, MISSED_WALKED_A_SECOND // 10, NOW)
+        assert not lines.missed(NOW + 0.09)
+        assert not lines.must_look(NOW + 0.09)
+        assert lines.missed(NOW + 0.11)
+        assert lines.must_look(NOW + 0.11)
+
     def test_the_mark_leaves_time_to_commit(self):
         """Each answer's greatest number counts a moment later, when jobs with smaller ones have been committed."""
         lines = Lines()
@@ -118,18 +128,19 @@ class TestWhatIsFound:
         assert held.record._lines.known is not None
 
     def test_a_chat_in_order(self, held):
-        """One message of a chat at a time; the next is found by the next look at everything at the latest."""
+        """One message of a chat at a time; an idle worker finds the next, whose number is old, as soon as it can be claimed."""
         chat = [new_job(conversation="c") for _ in range(3)]
         held.record.accept(chat, NOW)
-        now = NOW
-        for job in chat:
+        for number, job in enumerate(chat):
+            now = NOW + 0.1 * number
             (claim,) = held.record.claim(held.worker, 8, now)
             assert claim.job.id == job.id
+            assert claims(held, 8, now) == []
             end(held, claim)
-            now += FULL_SECONDS
+        assert held.record._lines.known is not None
 
     def test_what_comes_back_is_found_by_the_next_look_at_everything(self, held):
-        """A job that goes back to its line with its old number is not forgotten."""
+        """A job that goes back to its line with its old number is not forgotten, not even where there always is something else."""
         (back, _) = jobs = [new_job(), new_job()]
         held.record.accept(jobs, NOW)
         first, second = held.record.claim(held.worker, 2, NOW)
@@ -137,7 +148,10 @@ class TestWhatIsFound:
         assert claims(held, 8, NOW + 2 * COMMIT_SECONDS) == []
         end(held, first, State.FAILED)
         assert held.record.retry(back.id, NOW)
-        assert claims(held, 8, NOW + FULL_SECONDS) == [back.id]
+        later = [new_job() for _ in range(3)]
+        held.record.accept(later, NOW)
+        assert claims(held, 1, NOW + 5 * COMMIT_SECONDS) == [later[0].id]
+        assert claims(held, 1, NOW + 2 * FULL_SECONDS) == [back.id]
 
     def test_a_late_commit_is_found(self, held, url):
         """A job whose transaction was open while later ones came and went is claimed, however long that was."""

@@ -156,6 +156,16 @@ def test_a_flooded_chat_costs_a_claim_nothing(bench):
     assert bench.pages_of_a_claim() < 400
 
 
+def test_what_is_claimed_does_not_wait_for_what_has_to_wait(bench, url):
+    """What a claim has found is given away as soon as a look finds no more, before all of a flooded chat was walked."""
+    for _ in range(8):
+        bench.record.accept([new_job(conversation="c") for _ in range(500)], NOW)
+    assert len(bench.record.claim(bench.worker, 8, NOW)) == 1
+    with psycopg.connect(url) as other:
+        (waiting,) = other.execute("SELECT count(*) FROM queue WHERE place = 'waiting'").fetchone()
+    assert waiting < 100
+
+
 def test_what_runs_is_found_past_no_dead_rows(bench, url):
     """Behind an old snapshot, with statistics of an empty queue, a worker's leases and the view of workers walk its rows only."""
     other = bench.record.register("another", "y", 8, "ready", NOW)

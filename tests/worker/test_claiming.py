@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+import worker.claiming
 from sentinel.chaos.servers import RedisServer, new_redis
 from sentinel.dispatch import Dispatch
 from sentinel.dispatch.keeper import Keeper
@@ -109,6 +110,46 @@ async def test_the_next_of_a_chat(server, tmp_path):
             assert claim.job.id == job_id
             work.end(claim)
         assert trio.current_time() - started < 2.0
+
+
+async def test_a_chat_goes_on_while_somebody_looks(server, tmp_path):
+    """A message whose turn comes between the look at it and the end of that look is hinted again: it waits for no sweep."""
+    async with working(server, tmp_path) as work:
+        first, second = work.accept(*[new_job(conversation="c") for _ in range(2)])
+        while work.dispatch.waiting() < 2:
+            await trio.sleep(0.01)
+        (claim,) = (await work.claiming.claim(work.worker, 2))[0]
+        assert claim.job.id == first
+        work.end(claim)
+        with trio.fail_after(2):
+            while work.dispatch.waiting() < 1:
+                await trio.sleep(0.01)
+        await work.claiming.settle()
+        assert work.dispatch.take(2, 5.0) == [second]
+
+
+@pytest.mark.parametrize("redis", [True, False])
+async def test_an_idle_worker_takes_the_next_of_a_chat(server, tmp_path, monkeypatch, redis):
+    """A worker that sleeps because every chat is busy is woken when a job ends, however seldom it looks by itself."""
+    monkeypatch.setattr(worker.claiming, "BELL_SECONDS", 30.0)
+    monkeypatch.setattr(worker.claiming, "IDLE_SECONDS", 30.0)
+    async with working(server, tmp_path) as work:
+        bell, store = work.claiming.bell, work.claiming.store
+        idle = work if redis else attrs.evolve(work, claiming=Claiming(store, None, bell))
+        first, second = work.accept(*[new_job(conversation="c") for _ in range(2)])
+        (claim,) = await idle.next()
+        assert claim.job.id == first
+        found: list[Claim] = []
+
+        async def take() -> None:
+            found.extend(await idle.next(1.5))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await trio.sleep(0.3)
+            assert not found
+            work.end(claim)
+        assert [claim.job.id for claim in found] == [second]
 
 
 @pytest.mark.parametrize("trouble", ["killed", "paused", "full"])
