@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -313,6 +315,7 @@ def test_what_was_never_understood_cannot_be_retried(url: str, capsys: Capture) 
 
 def test_the_doctor_says_what_is_wrong(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing model is wrong, a missing worker a warning; both are named, and the exit code tells."""
+    open_record(url).close()
     monkeypatch.setenv("SENTINEL_MODEL", "/nowhere/model.gguf")
     assert run("doctor", "--json") == 1
     findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
@@ -324,6 +327,7 @@ def test_the_doctor_says_what_is_wrong(url: str, capsys: Capture, monkeypatch: p
 
 def test_the_status_says_how_things_are(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each part has a line in plain words: what waits, who works, what is spooled, and what cannot be reached."""
+    open_record(url).close()
     assert run("status", "--json") == 0
     findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert findings["record"]["detail"].endswith("nothing waits")
@@ -341,6 +345,59 @@ def test_the_status_says_how_things_are(url: str, capsys: Capture, monkeypatch: 
     assert "Workers claim from the record meanwhile" in text
     assert re.search(r"record +wrong +The record cannot be written or read now", text)
     assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_a_look_changes_nothing(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+    """Who only asks how things are makes no record where there is none, and migrates none; what is missing is said."""
+    monkeypatch.setenv("SENTINEL_MODEL", "fake:10")
+    assert run(command) == 0
+    assert "there is no such file yet" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    with closing(open_record(url, prepared=False)) as record:
+        assert run(command) == 0
+        assert re.search(r"lacks 0001_jobs.sql, .*: run sentinel migrate", capsys.readouterr().out)
+        assert record.missing_migrations()[0] == "0001_jobs.sql"
+    assert run("migrate") == 0
+    assert "applied 0001_jobs.sql" in capsys.readouterr().out
+    assert run(command) == 0
+    assert "nothing waits" in capsys.readouterr().out
+
+
+def test_the_status_names_a_spool_that_cannot_be(
+    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A spool's folder that cannot be made is wrong, before a gateway is started with it."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SENTINEL_RECORD", "postgresql://user@127.0.0.1:1/db")
+    monkeypatch.setenv("SENTINEL_SPOOL", str(tmp_path / "file" / "spool"))
+    assert run("status", "--json") == 1
+    (spool,) = [finding for finding in json.loads(capsys.readouterr().out) if finding["what"] == "spool"]
+    assert spool["verdict"] == "wrong"
+    assert "cannot be written" in spool["detail"]
+
+
+def test_the_status_asks_a_socket_file(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A gateway behind a socket file is asked like any other; one that is gone is told from one that answers."""
+    monkeypatch.setenv("SENTINEL_BIND", f"unix:{tmp_path / 'gateway.sock'}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "gateway.sock"))
+        listener.listen()
+
+        def answer() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(1000)
+                body = b'{"checks": {"record": "ok", "spool": "3 spooled for 2 s: it is full"}}'
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        gateway = threading.Thread(target=answer)
+        gateway.start()
+        run("status")
+        gateway.join(5)
+    assert "spool: 3 spooled for 2 s: it is full" in capsys.readouterr().out
+    run("status")
+    assert "nobody answers at unix:" in capsys.readouterr().out
 
 
 def test_a_wrong_setting_is_named(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sentinel.certificate import Certificate, open_admin_certificate, open_certificate
-from sentinel.cli.status import PATIENCE_SECONDS, Finding, parts, print_findings, record_finding, workers_finding
-from sentinel.errors import ModelUnavailable, SentinelError, SettingsError
+from sentinel.cli.status import Finding, look_at_record, parts, print_findings, record_finding, workers_finding
+from sentinel.errors import ModelUnavailable, SettingsError
 from sentinel.listening import is_local
-from sentinel.records import Record, configured_record, is_served
+from sentinel.records import Record, is_served
 from sentinel.settings import Settings, without_password
 
 FREE_BYTES_MIN = 500_000_000
@@ -40,13 +40,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
     yield from _examine_certificates(settings)
-    try:
-        record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
-    except SentinelError as error:
-        yield Finding("record", "wrong", error.detail)
-    else:
-        yield from _examine_record(record, settings)
-        record.close()
+    yield from look_at_record(settings, lambda record: _examine_record(record, settings))
+    yield from _examine_disk(settings)
     yield from parts(settings)
     yield from _examine_model(settings)
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
@@ -55,7 +50,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _examine_record(record: Record, settings: Settings) -> Iterator[Finding]:
     yield record_finding(record, settings)
-    yield _examine_disk(settings)
     if quarantined := record.counts().get("quarantined"):
         yield Finding("quarantine", "warning", f"{quarantined} job(s) wait for a person: sentinel jobs list --state quarantined")
     sources = record.directory().sources
@@ -87,11 +81,14 @@ def _examine_certificate(what: str, opened: Callable[[Settings], Certificate | N
     yield Finding(what, verdict, f"{certificate.certificate} {when}")
 
 
-def _examine_disk(settings: Settings) -> Finding:
-    """The disk that this machine keeps jobs on: the record's file, or else the spool."""
-    folder = Path(settings.spool if is_served(settings.record) else settings.record.partition(":")[2]).absolute().parent
+def _examine_disk(settings: Settings) -> Iterator[Finding]:
+    """The disk that this machine keeps jobs on: the record's file, or else the spool, if there is one."""
+    if is_served(settings.record) and settings.spool == "off":
+        return
+    place = Path(settings.spool if is_served(settings.record) else settings.record.partition(":")[2]).absolute()
+    folder = next(path for path in (place, *place.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
-    return Finding("disk", "ok" if free > FREE_BYTES_MIN else "warning", f"{free / 1e9:.1f} GB free in {folder}")
+    yield Finding("disk", "ok" if free > FREE_BYTES_MIN else "warning", f"{free / 1e9:.1f} GB free in {folder}")
 
 
 def _examine_model(settings: Settings) -> Iterator[Finding]:

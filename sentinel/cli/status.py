@@ -1,12 +1,18 @@
-"""`sentinel status`: one line each for the record, the dispatch, the spool, the workers and the gateway, in plain words."""
+"""`sentinel status`: one line each for the record, the dispatch, the spool, the workers and the gateway, in plain words.
+
+Only looks: makes no record, and changes no tables.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -58,15 +64,24 @@ def print_findings(findings: list[Finding], *, as_json: bool) -> int:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order of the path that a webhook takes."""
     yield _gateway(settings)
+    yield from look_at_record(settings, lambda record: iter((record_finding(record, settings), workers_finding(record))))
+    yield from parts(settings)
+
+
+def look_at_record(settings: Settings, look: Callable[[Record], Iterator[Finding]]) -> Iterator[Finding]:
+    """What `look` finds in the record as it is; only how it is, if it cannot be looked into."""
+    if not is_served(settings.record) and not Path(settings.record.partition(":")[2]).exists():
+        yield Finding("record", "warning", f"{settings.record}: there is no such file yet (sentinel up makes it)")
+        return
     try:
-        record = configured_record(settings, busy_seconds=PATIENCE_SECONDS)
+        with closing(configured_record(settings, busy_seconds=PATIENCE_SECONDS, prepared=False)) as record:
+            if missing := record.missing_migrations():
+                detail = f"{without_password(settings.record)} lacks {', '.join(missing)}: run sentinel migrate"
+                yield Finding("record", "warning", detail)
+            else:
+                yield from look(record)
     except SentinelError as error:
         yield Finding("record", "wrong", error.detail)
-    else:
-        yield record_finding(record, settings)
-        yield workers_finding(record)
-        record.close()
-    yield from parts(settings)
 
 
 def parts(settings: Settings) -> Iterator[Finding]:
@@ -113,8 +128,15 @@ def spool_finding(settings: Settings) -> Finding:
     if settings.spool == "off":
         return Finding("spool", "ok", "off: webhooks get 503 while the record cannot take them")
     folder = Path(settings.spool).absolute()
-    if not (folder / FILE).exists():
-        return Finding("spool", "ok", f"{folder}: nothing was ever spooled")
+    if (folder / FILE).exists():
+        return _spooled(folder)
+    if not _can_be_written(folder):
+        return Finding("spool", "wrong", f"{folder} cannot be written: no gateway can start with it")
+    return Finding("spool", "ok", f"{folder}: nothing was ever spooled")
+
+
+def _spooled(folder: Path) -> Finding:
+    """What the spool that is there holds."""
     try:
         spool = Spool(folder, PATIENCE_SECONDS)
         spooled = spool.count()
@@ -128,12 +150,20 @@ def spool_finding(settings: Settings) -> Finding:
     return Finding("spool", "warning", f"{spooled.waiting} spooled, the oldest {time.time() - spooled.since:.0f} s ago")
 
 
+def _can_be_written(folder: Path) -> bool:
+    """Whether this user may make a file in that folder, which may have to be made first."""
+    try:
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+    except PermissionError:
+        return False
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
 def _gateway(settings: Settings) -> Finding:
     """What the gateway at the configured address says of itself."""
-    if settings.bind.startswith(("unix:", "fd://")):
-        return Finding("gateway", "ok", f"listens on {settings.bind}; not asked")
-    host, _, port = settings.bind.rpartition(":")
-    connection = _connection(settings, host.strip("[]"), int(port))
+    if settings.bind.startswith("fd://"):
+        return Finding("gateway", "ok", f"inherits its socket, {settings.bind}, so it is not asked here")
+    connection = _connection(settings)
     try:
         connection.request("GET", "/readyz")
         checks = json.loads(connection.getresponse().read())["checks"]
@@ -145,10 +175,30 @@ def _gateway(settings: Settings) -> Finding:
     return Finding("gateway", "warning" if troubles else "ok", "; ".join(troubles) or f"answers at {settings.bind}")
 
 
-def _connection(settings: Settings, host: str, port: int) -> HTTPConnection:
+def _connection(settings: Settings) -> HTTPConnection:
     """To the gateway, which is told nothing; so its certificate, which need not name this address, is not checked here."""
-    if settings.tls_certificate is None:
-        return HTTPConnection(host, port, timeout=PATIENCE_SECONDS)
-    unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
-    return HTTPSConnection(host, port, timeout=PATIENCE_SECONDS, context=unchecked)
+    unchecked = None
+    if settings.tls_certificate is not None:
+        unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    if settings.bind.startswith("unix:"):
+        return _FileConnection(settings.bind.removeprefix("unix:"), unchecked)
+    host, _, port = settings.bind.rpartition(":")
+    if unchecked is None:
+        return HTTPConnection(host.strip("[]"), int(port), timeout=PATIENCE_SECONDS)
+    return HTTPSConnection(host.strip("[]"), int(port), timeout=PATIENCE_SECONDS, context=unchecked)
+
+
+class _FileConnection(HTTPConnection):
+    """HTTP, within TLS if there is a context, by a socket file."""
+
+    def __init__(self, path: str, context: ssl.SSLContext | None) -> None:
+        super().__init__("localhost", timeout=PATIENCE_SECONDS)
+        self._path, self._tls = path, context
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock)

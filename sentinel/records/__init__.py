@@ -136,6 +136,9 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
     def migrate(self) -> list[str]:
         """Bring the schema up to date; the names of what was applied. Safe to run twice and by two at once."""
 
+    def missing_migrations(self) -> list[str]:
+        """The names of what `migrate` would apply."""
+
     def close(self) -> None:
         """Give the connection back. The record is not used afterwards."""
 
@@ -290,15 +293,15 @@ def open_record(url: str, busy_seconds: float = 10.0, *, prepared: bool = True, 
     """
     The record that `url` names (`sqlite:PATH` or `postgresql://…`), with its schema up to date.
 
-    `busy_seconds` bounds how long a call waits for the store before it raises Unavailable. Not `prepared`, a server need not answer
-    yet; somebody has to `migrate` before the record is used. Secrets in it are sealed with a key of `keyring`; without one, with
-    that of the default file.
+    `busy_seconds` bounds how long a call waits for the store before it raises Unavailable. Not `prepared`, tables are left as they
+    are and a server need not answer yet; somebody has to `migrate` before the record is used. Secrets in it are sealed with a key
+    of `keyring`; without one, with that of the default file.
     """
     scheme, _, rest = url.partition(":")
     if scheme == "sqlite":
         from sentinel.records.sqlite import SqliteRecord
 
-        return SqliteRecord(rest, busy_seconds, keyring)
+        return SqliteRecord(rest, busy_seconds, keyring, prepared=prepared)
     if scheme in ("postgresql", "postgres"):
         try:
             from sentinel.records.postgres import PostgresRecord

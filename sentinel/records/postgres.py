@@ -63,7 +63,7 @@ class PostgresRecord(SqlRecord):
             self._connection = None
 
     def migrate(self) -> list[str]:
-        if self._schema_version() >= max(number for number, _, _ in load_migrations("postgres")):
+        if not self.missing_migrations():
             return []
         with self._transaction(seconds=MIGRATION_SECONDS_MAX):
             self._execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
@@ -73,6 +73,10 @@ class PostgresRecord(SqlRecord):
         if applied:
             self.seal_secrets()
         return applied
+
+    def missing_migrations(self) -> list[str]:
+        version = self._schema_version()
+        return [name for number, name, _ in load_migrations("postgres") if number > version]
 
     def _apply(self, number: int, name: str, statements: str) -> bool:
         known = self._execute("SELECT 1 FROM schema_version WHERE number = %s", (number,)).fetchone()

@@ -30,11 +30,12 @@ class SqliteRecord(SqlRecord):
         "list_jobs_gone_wrong": frozenset({State.QUARANTINED, State.FAILED, State.CANCELLED}),
     }
 
-    def __init__(self, path: str, busy_seconds: float = 10.0, keyring: Keyring | None = None) -> None:
+    def __init__(self, path: str, busy_seconds: float = 10.0, keyring: Keyring | None = None, *, prepared: bool = True) -> None:
         self.keyring = keyring or open_keyring(f"sqlite:{path}")
         self._file = SqliteFile(path, busy_seconds)
         try:
-            self.migrate()
+            if prepared:
+                self.migrate()
         except BaseException:
             self._file.close()
             raise
@@ -47,6 +48,9 @@ class SqliteRecord(SqlRecord):
         if applied:
             self.seal_secrets()
         return applied
+
+    def missing_migrations(self) -> list[str]:
+        return self._file.missing(load_migrations("sqlite"))
 
     def _write(self, jobs: Mapping[str, NewJob], now: float) -> set[str]:
         with self._transaction():

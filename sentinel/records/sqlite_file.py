@@ -98,6 +98,11 @@ class SqliteFile:
                         applied.append(name)
         return applied
 
+    def missing(self, migrations: tuple[tuple[int, str, str], ...]) -> list[str]:
+        """The names of those that the file does not have yet."""
+        version = self._version()
+        return [name for number, name, _ in migrations if number > version]
+
     def is_whole(self) -> bool:
         """Whether SQLite finds nothing wrong with the file."""
         try:
