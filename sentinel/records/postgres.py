@@ -6,13 +6,15 @@ What is hot is one statement in autocommit: no transaction stays open across a r
 from __future__ import annotations
 
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar, cast
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.adapt import Dumper
+from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.string import TextLoader
 
@@ -33,6 +35,7 @@ LOOKS_MAX = 64  # of one claim, past messages of flooded chats
 _MIGRATION_LOCK = 0x53454E54
 _UUID = re.compile("[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 _UUID_SHAPE = "00000000-0000-0000-0000-000000000000"
+_LENGTH, _NULL = struct.pack(">i", 16), struct.pack(">i", -1)
 _HEX_AS_ZERO = str.maketrans("123456789abcdef", "0" * 15)
 _SQL = {name: numbered_by_name(statement) for name, statement in load_queries("postgres").items()}
 _SQL |= {look: f"{_SQL[look]},\n{_SQL['claim']}" for look in ("look_for_ids", "look_everywhere", "look_at_lines")}
@@ -229,9 +232,9 @@ class PostgresRecord(SqlRecord):
         values = {
             "states": _array([ending.state for ending in endings]),
             "errors": _texts([ending.error for ending in endings]),
-            "run_ats": _array([repr(ending.run_at) for ending in endings]),
-            "uncounts": _array([str(int(ending.uncount)) for ending in endings]),
-            "remembers": _array([str(int(ending.remember)) for ending in endings]),
+            "run_ats": _numbers([ending.run_at for ending in endings]),
+            "uncounts": _numbers([int(ending.uncount) for ending in endings]),
+            "remembers": _numbers([int(ending.remember) for ending in endings]),
         }
         return self._fenced("end", endings, **values, now=now)
 
@@ -370,22 +373,44 @@ class PostgresRecord(SqlRecord):
             raise Unavailable(f"The record cannot be written or read now ({reason(error)}).") from error
 
 
-def _leases(items: Sequence[Any]) -> dict[str, str]:
+def _leases(items: Sequence[Any]) -> dict[str, _Uuids]:
     """The ids and tokens of what shows a lease; a job or token that cannot exist is nobody's."""
     return {"ids": _uuids([item.job_id for item in items]), "tokens": _uuids([item.lease_token for item in items])}
 
 
-def _uuids(texts: Sequence[str]) -> str:
+class _Uuids(bytes):
+    """An array of UUIDs in PostgreSQL's binary format: to read them as text took a tenth of the time of an end."""
+
+
+class _UuidsDumper(Dumper):
+    format, oid = Format.BINARY, 2951  # uuid[]
+
+    def dump(self, obj: _Uuids) -> _Uuids:
+        return obj
+
+
+psycopg.adapters.register_dumper(_Uuids, _UuidsDumper)
+
+
+def _uuids(texts: Sequence[str]) -> _Uuids:
     """An array of UUIDs, with NULL for what is none. All are looked at in one go, and one by one only if any is wrong."""
-    array = _array(texts)
-    if array.translate(_HEX_AS_ZERO) == _array([_UUID_SHAPE] * len(texts)):
-        return array
-    return _array([text if _is_uuid(text) else "NULL" for text in texts])
+    joined = "".join(texts)
+    if joined.translate(_HEX_AS_ZERO) == _UUID_SHAPE * len(texts):
+        raw = bytes.fromhex(joined.replace("-", ""))
+        items = [_LENGTH + raw[place : place + 16] for place in range(0, len(raw), 16)]
+    else:
+        items = [_LENGTH + bytes.fromhex(text.replace("-", "")) if _is_uuid(text) else _NULL for text in texts]
+    return _Uuids(struct.pack(">5i", 1, 1, 2950, len(texts), 1) + b"".join(items))
 
 
 def _texts(texts: Sequence[str | None]) -> str | Sequence[str | None]:
-    """An array of texts, of which mostly all are missing."""
-    return list(texts) if any(text is not None for text in texts) else _array(["NULL"] * len(texts))
+    """An array of texts; an empty one if all are missing, as in most batches: `unnest` then gives NULL for each."""
+    return list(texts) if any(text is not None for text in texts) else _array([])
+
+
+def _numbers(numbers: Sequence[float]) -> str:
+    """An array of numbers; an empty one if all are 0, as in most batches: `unnest` then gives NULL for each."""
+    return _array([repr(number) for number in numbers]) if any(numbers) else _array([])
 
 
 def _array(words: Sequence[str]) -> str:

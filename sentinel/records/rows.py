@@ -92,7 +92,8 @@ def tokens(reply: Reply) -> int:
 def claims(columns: Sequence[str], found: Sequence[tuple[Any, ...]]) -> list[Claim]:
     """The claims of rows without names; `columns` names them. For many rows: what `job` looks up in each is looked up once."""
     fields, token = itemgetter(*[columns.index(name) for name in _FIELDS]), columns.index("lease_token")
-    return [Claim(_job(list(fields(row))), row[token]) for row in found]
+    urgency = itemgetter(columns.index("priority"), columns.index("sequence"))
+    return [Claim(_job(list(fields(row))), row[token]) for row in sorted(found, key=urgency)]
 
 
 def key(row: Any) -> Key:

@@ -154,7 +154,7 @@ UPDATE workers SET last_seen = :now, status = :status, slots = :slots WHERE id =
 -- name: set_progress
 -- A report that comes late takes nothing back: the reply may be there by now.
 UPDATE jobs AS j SET progress = greatest(j.progress, g.progress)
-FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :progress::float8[]) AS g(id, token, progress)
+FROM unnest(:ids::uuid[], :tokens::uuid[], :progress::float8[]) AS g(id, token, progress)
 WHERE j.id = g.id AND j.lease_token = g.token
 
 -- name: leases
@@ -272,7 +272,8 @@ told AS MATERIALIZED (
 -- is in the way; one that has to wait is marked, so that the next claim need not look at it, but only while the job in its way is held
 -- (FOR SHARE), or the mark could come after the last look of the transaction that ends that job and nobody would take it away. Of
 -- suspects, one at a time; only if there are any is it asked (CASE) whether this worker runs one, for that may be a walk past dead rows
--- too. `walked` says how many dead entries of the index of what is ready were passed.
+-- too. `walked` says how many dead entries of the index of what is ready were passed. A token is half chance, which is drawn once, and half
+-- the job's number, in as many digits; PostgreSQL would spend more on chance for each than on finding it.
 lone AS MATERIALIZED (
     SELECT ctid AS at, sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
     WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
@@ -297,16 +298,17 @@ picked AS MATERIALIZED (
 taken AS (
     UPDATE queue SET place = 'running', worker_id = :worker WHERE ctid = ANY(ARRAY(SELECT at FROM picked)) RETURNING sequence),
 claimed AS (
-    UPDATE jobs SET state = 'running', attempt = attempt + 1, lease_token = gen_random_uuid(), worker_id = :worker, started_at = :now,
+    UPDATE jobs SET state = 'running', attempt = attempt + 1, worker_id = :worker, started_at = :now,
+        lease_token = ((SELECT left(replace(gen_random_uuid()::text, '-', ''), 16)) || to_hex(sequence | (1::bigint << 62)))::uuid,
         claimed_place = (SELECT nextval('job_steps_place_seq'))
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
     RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
               priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
-SELECT CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT min(sequence) FROM claimed) THEN json_build_object(  -- once, not with each job
+SELECT CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT sequence FROM claimed LIMIT 1) THEN json_build_object(  -- once, not with each job
            'parked', (SELECT count(*) FROM parked), 'more', coalesce(more, false), 'lines', lines, 'mark', mark,
            'walked', coalesce(pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - passed - (SELECT count(*) FROM found), 0))::text
        END AS told, claimed.*
-FROM told LEFT JOIN claimed ON true ORDER BY priority, sequence
+FROM told LEFT JOIN claimed ON true
 
 -- name: lines
 -- Which tenants have something to claim, of which priority, and the number of each's first: all that `claim` need look at, beside what
@@ -343,7 +345,7 @@ UPDATE jobs SET input = :input, reply_to = :reply_to WHERE id = :id::uuid AND le
 
 -- name: save_replies
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :results::text[], :parts::text[], :tokens_used::bigint[])
+    SELECT * FROM unnest(:ids::uuid[], :tokens::uuid[], :results::text[], :parts::text[], :tokens_used::bigint[])
     WITH ORDINALITY AS g(id, token, result, parts, tokens_used, place)),
 written AS (
     UPDATE jobs AS j SET result = g.result, tokens = g.tokens_used, progress = 1 FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
@@ -361,7 +363,7 @@ SELECT part, text, attempts FROM outbox WHERE job_id = :id::uuid AND state = 'pe
 
 -- name: settle_parts
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :parts::integer[], :states::text[], :errors::text[], :reply_tos::text[])
+    SELECT * FROM unnest(:ids::uuid[], :tokens::uuid[], :parts::integer[], :states::text[], :errors::text[], :reply_tos::text[])
     WITH ORDINALITY AS g(id, token, part, state, error, reply_to, place)),
 owned AS MATERIALIZED (SELECT g.*, j.sequence, j.attempt FROM given AS g JOIN jobs AS j ON j.id = g.id AND j.lease_token = g.token),
 settled AS (
@@ -379,8 +381,8 @@ SELECT place FROM owned
 -- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead. The claim and its end stand in
 -- the job's row (`claimed_place`, `ended_place`); where there will be another claim, they are written down as steps.
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest(:ids::text[]::uuid[], :tokens::text[]::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[],
-                         :remembers::integer[])
+    SELECT id, token, state, error, coalesce(run_at, 0) AS run_at, coalesce(uncount, 0) AS uncount, remember, place
+    FROM unnest(:ids::uuid[], :tokens::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[], :remembers::integer[])
     WITH ORDINALITY AS g(id, token, state, error, run_at, uncount, remember, place)),
 written AS (
     UPDATE jobs AS j SET

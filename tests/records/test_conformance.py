@@ -435,6 +435,14 @@ class TestFencing:
         assert not write(bench, stale)
         assert (bench.job(job_id), bench.record.pending_parts(job_id), bench.record.story(job_id)) == before
 
+    def test_no_two_leases_are_alike(self, bench):
+        """Jobs that are claimed together have a token each, and others when they are claimed again."""
+        bench.accept(*[new_job() for _ in range(20)])
+        first = bench.claim(20)
+        bench.record.end([Ending(claim.job.id, claim.lease_token, State.QUEUED) for claim in first], NOW)
+        again = bench.claim(20)
+        assert len({claim.lease_token for claim in (*first, *again)}) == 40
+
     @pytest.mark.parametrize("state", [*ENDS, State.QUEUED])
     def test_a_stale_end_is_only_told(self, bench, stale, state):
         """An end that shows an old lease changes nothing but leaves a step in the story."""
