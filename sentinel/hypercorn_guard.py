@@ -20,6 +20,7 @@ from sentinel.logs import log
 from sentinel.tls import TlsStream
 
 SEND_SECONDS_MAX = 10.0
+STREAMS_MAX, HEADER_LIST_BYTES_MAX = 32, 16_384  # of one HTTP/2 connection
 AFTER_SECONDS_MAX = 1.0
 
 
@@ -32,6 +33,7 @@ class GuardedTCPServer(TCPServer):
     """
 
     def __init__(self, app: Any, config: Config, context: WorkerContext, state: Any, stream: Any) -> None:
+        _limit(config)
         super().__init__(app, config, context, state, cast(Any, _Patient(stream)))
         self._whole = trio.CancelScope()
 
@@ -48,6 +50,13 @@ class GuardedTCPServer(TCPServer):
             await super()._read_data()
         finally:
             self._whole.deadline = trio.current_time() + AFTER_SECONDS_MAX
+
+
+def _limit(config: Config) -> None:
+    """What holds for every connection, whoever started Hypercorn: less than by default, and it does not say what it is."""
+    config.include_server_header = False
+    config.h2_max_concurrent_streams = min(config.h2_max_concurrent_streams, STREAMS_MAX)
+    config.h2_max_header_list_size = min(config.h2_max_header_list_size, HEADER_LIST_BYTES_MAX)
 
 
 def guard_hypercorn() -> None:

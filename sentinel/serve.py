@@ -173,9 +173,6 @@ def _config(settings: Settings) -> Config:
     config = Config()
     config.keep_alive_timeout = HEADER_SECONDS_MAX
     config.graceful_timeout = settings.grace_seconds
-    config.include_server_header = False
-    config.h2_max_concurrent_streams = 32
-    config.h2_max_header_list_size = 16_384
     config.errorlog = None
     config.accesslog = None
     return config

@@ -41,7 +41,7 @@ class PostgresBell:
 
     def _listening(self) -> Connection:
         if self._connection is None:
-            self._connection = open_connection(self._url, ANSWER_SECONDS_MAX)
+            self._connection = open_connection(self._url, ANSWER_SECONDS_MAX, application_name="sentinel")
             self._connection.deadline = time.monotonic() + ANSWER_SECONDS_MAX
             self._connection.execute(f"LISTEN {self._channel}".encode())
         return self._connection

@@ -62,6 +62,11 @@ def test_a_name_that_does_not_exist_is_said() -> None:
         choose(["redis-dwon"])
 
 
+def test_what_is_down_can_be_called_so() -> None:
+    """`sentinel chaos redis-down` is the scenario in which Redis is killed."""
+    assert [scenario.name for scenario in choose(["redis-down", "postgres-down"])] == ["redis-killed", "postgres-killed"]
+
+
 def test_the_short_form_has_something_of_each_kind() -> None:
     short = {scenario.name for scenario in choose([], short=True)}
     assert short < SCENARIOS.keys()

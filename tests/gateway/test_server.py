@@ -311,6 +311,9 @@ class TestKillers:
                 async with server.connected() as wire:
                     await strike(killer, wire)
                 assert await server.lives(), name
+            async with server.connected() as wire:
+                await wire.send(http("GET", "/healthz"))
+                assert "server" not in (await wire.answer()).headers
             process.terminate()
             with trio.fail_after(10):
                 await process.wait()

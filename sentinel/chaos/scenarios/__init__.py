@@ -11,6 +11,14 @@ from sentinel.errors import NotFound
 _FAMILIES = (sqlite, processes, tenants, redis, postgres, spool, nemesis)
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for family in _FAMILIES for scenario in family.SCENARIOS}
 
+# What an operator would call it.
+ALSO_CALLED = {
+    "redis-down": "redis-killed",
+    "postgres-down": "postgres-killed",
+    "gateway-down": "gateway-killed",
+    "worker-down": "worker-killed",
+}
+
 # The short form: one or two of each kind.
 SHORT = (
     "sqlite-disk-full",
@@ -34,6 +42,7 @@ SHORT = (
 
 def choose(names: Sequence[str], *, short: bool = False) -> list[Scenario]:
     """The scenarios of these names; all of them, or those of the short form, if none is named. Raises NotFound."""
+    names = [ALSO_CALLED.get(name, name) for name in names]
     if unknown := [name for name in names if name not in SCENARIOS]:
         raise NotFound(f"There is no scenario {unknown[0]!r}; `sentinel chaos --list` shows them.")
     return [SCENARIOS[name] for name in names or (SHORT if short else SCENARIOS)]
