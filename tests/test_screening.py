@@ -66,6 +66,8 @@ def test_any_text_has_a_score(text: str) -> None:
         "\u200b" * 60_000,
         "http://" * 9_000,
         "://" + "a@" * 30_000,
+        "a" + "\u0323\u0301" * 30_000,  # combining marks, which are put in order: a long run of them in a quadratic time
+        "\ufdfa" * 60_000,  # one character that stands for eighteen
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
