@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 from sentinel.errors import BadInput, HostRests, SendFailed
 from sentinel.job_request import API_TOOLS
 from sentinel.model import Chat, Outgoing
-from sentinel.outbound import Answer
+from sentinel.outbound import ANSWER_BYTES_MAX, Answer
 from sentinel.records import Record, Store
 from worker.declared_tools import DeclaredTool, read_declared
 from worker.json_schema import read_schema
+from worker.page_text import plain_text
 from worker.tools import OutcomeUnknown, Repeat, Surroundings, ToolFailed, tools
 from worker.tools.calculator import compute, shown
-from worker.tools.fetch import is_allowed, plain_text
+from worker.tools.fetch import is_allowed
 
 CHAT = Chat("default", "telegram", "bot", "7")
 PAGE = Answer(200, {"content-type": "text/html; charset=utf-8"}, b"<title>T</title><p>Hello <b>you</b></p><script>no()</script>")
@@ -170,8 +172,9 @@ class TestFetch:
             Answer(200, {"content-type": "image/png"}, b"\x89PNG"),
             Answer(200, {}, b"?"),
             Answer(302, {"location": "https://a.example/x"}, b""),
+            Answer(302, {"location": "http://["}, b""),
         ],
-        ids=["not found", "no text", "no type", "for ever"],
+        ids=["not found", "no text", "no type", "for ever", "nowhere"],
     )
     async def test_what_cannot_be_read(self, around: Surroundings, outside: ScriptedOutbound, answer: Answer) -> None:
         """An error, something that is not text, and a chain of redirects fail with a sentence."""
@@ -207,10 +210,56 @@ class TestFetch:
         """A host is allowed by its name or a name below it, and by nothing that only looks so."""
         assert is_allowed(url, ["a.example"]) is allowed
 
-    @given(st.text(alphabet="<>/abp!-&; \n\"'", max_size=80))
+    @given(st.text(alphabet="<>/abp!-&; =\n\"'", max_size=80))
     def test_any_markup(self, html: str) -> None:
         """No page breaks the reader."""
         assert isinstance(plain_text(html), str)
+
+    @pytest.mark.parametrize(
+        ("html", "text"),
+        [
+            ("a<br>b<BR/>c", "a\nb\nc"),
+            ("<ul><li>one<li> two </ul>", "one\ntwo"),
+            ("1 < 2 &amp;&lt; 3 &#8364; &#x20ac; &nope; &#99999999999999999999;", "1 < 2 &< 3 € € &nope; \ufffd"),
+            ("&#" + "9" * 5_000 + ";", "\ufffd"),
+            ("<a title='1 > 0' href=\"x>y\" b=c'd>shown</a>", "shown"),
+            ("a<!-- <p>not</p> -->b<!-->c<!DOCTYPE html>d<?php x ?>e</ f>g", "abcdeg"),
+            ("<script>if (a </b) '<p>'</script >x<style>p { }</STYLE>y", "xy"),
+            ("<svg><title>t</title></svg>x<template>t</template>y", "xy"),
+            ("seen<p class='never closed>swallowed</p>", "seen"),
+            ("seen<!-- never closed", "seen"),
+            ("seen<script>never closed", "seen"),
+            ("</script>x</svg>y", "xy"),
+        ],
+    )
+    def test_markup(self, html: str, text: str) -> None:
+        """What a reader sees of a page is its words, as browsers take the markup around them."""
+        assert plain_text(html) == text
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            *("<a ", "<!--", "<", "<!", "</", "<?", "<a b='", '<a b="', "<a =", "<a/", "<a\n", "<script>", "<svg>", "<script></"),
+            *("&", "&#", "&#9"),
+        ],
+    )
+    def test_no_page_takes_long(self, piece: str) -> None:
+        """A page that is made to keep the reader busy takes a time that grows with its length, not faster."""
+        began = time.process_time()
+        plain_text(piece * (ANSWER_BYTES_MAX // len(piece)))
+        assert time.process_time() - began < 0.5
+
+    @pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "unicode_escape", "hex", "nope", "x\0y", "\udc00", ""])
+    async def test_odd_character_sets(self, around: Surroundings, outside: ScriptedOutbound, charset: str) -> None:
+        """A character set that is none of a page's is read as UTF-8: some of Python's fail, or take long."""
+        outside.answer = lambda _outgoing: Answer(200, {"content-type": f"text/plain; charset={charset}"}, "é\\x41 xn--a".encode())
+        assert await tools()["fetch"].run({"url": "https://a.example/x"}, around) == "é\\x41 xn--a"
+
+    @pytest.mark.parametrize("charset", ["ISO-8859-1", '"windows-1252"', "latin1; x=y", "iso-8859-15"])
+    async def test_usual_character_sets(self, around: Surroundings, outside: ScriptedOutbound, charset: str) -> None:
+        """A page is read in the character set that it says."""
+        outside.answer = lambda _outgoing: Answer(200, {"content-type": f"text/plain; charset={charset}"}, "é".encode("latin-1"))
+        assert await tools()["fetch"].run({"url": "https://a.example/x"}, around) == "é"
 
 
 ORDER = {
