@@ -54,9 +54,9 @@ class DeclaredTool(Tool):
         return text or "Done."
 
     def request(self, arguments: Mapping[str, Any], key: str) -> Outgoing:
-        """The request that these arguments make; it passes the guard, and an argument cannot leave its place in the URL."""
+        """The request that these arguments make; it passes the guard. Raises ToolFailed if one would leave its place in the URL."""
         placed = set(_PLACE.findall(self.url))
-        url = _PLACE.sub(lambda place: quote(_written(arguments.get(place[1], "")), safe=""), self.url)
+        url = _filled_in(self.url, arguments)
         rest = {name: value for name, value in arguments.items() if name not in placed}
         headers = {"accept": "application/json", "idempotency-key": key, **self.headers}
         if self.method in WITH_BODY:
@@ -111,6 +111,22 @@ def _is_url(url: Any) -> bool:
 
 def _are_headers(headers: Any) -> bool:
     return isinstance(headers, dict) and all(isinstance(value, str) and value.isprintable() for value in headers.values())
+
+
+def _filled_in(template: str, arguments: Mapping[str, Any]) -> str:
+    """The URL with its arguments, of which none can be the folder above, nor nothing where a name was wanted."""
+
+    def write(place: re.Match[str]) -> str:
+        return quote(_written(arguments.get(place[1], "")), safe="")
+
+    path, mark, query = template.partition("?")
+    segments = []
+    for segment in path.split("/"):
+        filled = _PLACE.sub(write, segment)
+        if filled in ("", ".", "..") and filled != segment:
+            raise ToolFailed(f"The argument {_PLACE.findall(segment)[0]} must be something else than nothing, a dot or two.")
+        segments.append(filled)
+    return "/".join(segments) + mark + _PLACE.sub(write, query)
 
 
 def _written(value: Any) -> str:

@@ -296,6 +296,21 @@ class TestDeclared:
         sent = declared(method="GET", url="https://shop.example/find?x=1").request({"customer": "a&b", "count": 2}, "k")
         assert (sent.url, sent.body) == ("https://shop.example/find?x=1&customer=a%26b&count=2", b"")
 
+    @pytest.mark.parametrize("customer", ["..", ".", "", None])
+    @pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+    async def test_another_path(self, around: Surroundings, outside: ScriptedOutbound, method: str, customer: str | None) -> None:
+        """An argument that would make the URL one of another path is refused, and nothing is sent: `..` is the folder above."""
+        tool = declared(method=method, url="https://shop.example/orders/{customer}/items?of={customer}")
+        with pytest.raises(ToolFailed, match="customer"):
+            await tool.run({"customer": customer} if customer is not None else {}, around)
+        assert outside.sent == []
+
+    def test_dots_that_are_none(self) -> None:
+        """Dots beside other characters, and an empty argument in the query, stay what they are."""
+        tool = declared(method="GET", url="https://shop.example/v1.0/{customer}.json?q={query}")
+        assert tool.request({"customer": "..", "query": ""}, "k").url == "https://shop.example/v1.0/...json?q="
+        assert tool.request({"customer": "%2e%2e", "query": ".."}, "k").url == "https://shop.example/v1.0/%252e%252e.json?q=.."
+
     async def test_what_comes_back(self, around: Surroundings, outside: ScriptedOutbound) -> None:
         """A 2xx is the result, another status a failure; a broken connection leaves it open unless the tool may be repeated."""
         arguments = {"customer": "a", "count": 1}
