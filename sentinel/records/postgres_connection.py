@@ -14,7 +14,11 @@ from sentinel.name_lookup import NAMES, NameUnknown
 
 _REASON_MAX = 200
 # What the driver's words leave open.
-_PLAINER = {"certificate verify failed": "the server's has expired, or is not from an authority in sslrootcert"}
+_PLAINER = {
+    "certificate verify failed": "the server's has expired, or is not from an authority in sslrootcert",
+    "wait timeout expired": "it did not answer in time",
+    "connection timeout expired": "it could not be reached in time",
+}
 CONNECT_SECONDS_MIN = 4  # libpq's own minimum is 2; a serverless database may have to wake first
 
 T = TypeVar("T")

@@ -77,7 +77,7 @@ class TestTrouble:
             record.counts()
             server.pause()
             job = new_job()
-            unavailable(lambda: record.accept([job], NOW))
+            assert "did not answer in time" in unavailable(lambda: record.accept([job], NOW))
             unavailable(record.counts, within=BUSY + 2.5)  # it also has to connect, for which the driver takes two seconds at least
             server.resume()
             record.accept([job], NOW)
