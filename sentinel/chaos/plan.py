@@ -67,13 +67,17 @@ class Shape:
 
 
 def make_sources(shape: Shape, platform_url: str) -> list[Source]:
-    """One source per tenant and channel, whose replies go to the fake platform under the tenant's name."""
+    """
+    One source per tenant and channel, whose replies go to the fake platform under the tenant's name.
+
+    No chat is told how long it waits: that would be a reply to nothing in particular, and there are so many on a slow machine.
+    """
     sources = []
     for number in range(shape.tenants):
         tenant = f"tenant-{number:02}"
         stand_in = StandIn(f"{platform_url}/{tenant}")
         made = (demo_source(channels()[name], stand_in, tenant) for name in shape.channels)
-        sources += [attrs.evolve(source, tenant=tenant) for source in made]
+        sources += [attrs.evolve(source, tenant=tenant, settings={**source.settings, "waiting_notice": "off"}) for source in made]
     return sources
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections import Counter, defaultdict
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from sentinel.channels import channels
+from sentinel.channels import channels, waiting_seconds
 from sentinel.chaos.history import FAIL, INFO, OK, Attempt
 from sentinel.chaos.load import Patience, Sender
 from sentinel.chaos.plan import CHANNELS, Chain, Planned, Shape, Webhook, make_plan, make_sources
@@ -174,3 +175,9 @@ def test_a_seed_is_a_plan() -> None:
     sources = make_sources(shape, "http://127.0.0.1:1")
     same = [[(chain.links[0].at, chain.links[0].webhook.text) for chain in make_plan(shape, sources, seed)] for seed in (1, 1, 2)]
     assert same[0] == same[1] != same[2]
+
+
+def test_no_chat_is_told_how_long_it_waits() -> None:
+    """Sources of a run send answers only, since the checker takes a notice of waiting for a reply that nobody asked for."""
+    sources = make_sources(Shape(), "http://127.0.0.1:1")
+    assert {waiting_seconds(source.settings, 30.0) for source in sources} == {math.inf}
