@@ -362,6 +362,8 @@ class PostgresRecord(SqlRecord):
         except psycopg.errors.FeatureNotSupported as error:
             self.close()
             raise Unavailable("The record's tables were changed under a prepared statement; preparing it anew.") from error
+        except psycopg.errors.ProgramLimitExceeded:  # an operational error by name, but what was to be written is too large
+            raise
         except psycopg.ProgrammingError as error:
             if error.sqlstate is None:  # the driver's word and not the server's: what it was given is at fault
                 raise

@@ -179,6 +179,13 @@ class TestTrouble:
             server.run("GRANT INSERT ON jobs TO app", "walk")
             assert record.accept([new_job()], NOW) == [True]
 
+    def test_a_value_that_no_index_takes(self, record):
+        """A job that PostgreSQL will never take is at fault itself: to try again, or to hold up all others, would not help."""
+        random_text = "".join(random.choices("0123456789abcdef", k=20_000))
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+            record.accept([new_job(external_id=random_text)], NOW)
+        assert record.accept([new_job()], NOW) == [True]
+
     def test_tables_that_change_meanwhile(self, record, url):
         """A migration beside a running process, which gives a table another column, does not keep what is prepared from working."""
         job = new_job()
