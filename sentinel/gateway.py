@@ -83,7 +83,7 @@ class Gateway:
             self.in_flight -= 1
 
     async def _route(self, request: Request) -> Response:
-        match request.path.split("/")[1:]:
+        match request.names():
             case ["webhooks", channel, source] | ["webhooks", channel, source, _] if source:
                 return await self.webhooks.receive(request, channel, source, self.clock())
             case ["v1", *path] if path:

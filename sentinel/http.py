@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import attrs
 
 from sentinel import payload
-from sentinel.errors import BadInput, MethodNotAllowed, SentinelError
+from sentinel.errors import BadInput, MethodNotAllowed, NotFound, SentinelError
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -35,6 +35,12 @@ class Request:
     def header(self, name: str) -> str:
         """The header's value, or "" when it was not sent."""
         return self.headers.get(name, "")
+
+    def names(self) -> list[str]:
+        """The names that the path is made of. Raises NotFound for a NUL, which is in no name and in no text of PostgreSQL."""
+        if "\0" in self.path:
+            raise NotFound("There is nothing at this path.")
+        return self.path.split("/")[1:]
 
     def parameters(self) -> dict[str, str]:
         """The query's fields; of a repeated one the last. Raises BadInput for more than 100 fields and for NUL."""

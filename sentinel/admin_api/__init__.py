@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -53,9 +53,9 @@ class Route:
     query: tuple[str, ...] = ()
     status: int = 200
 
-    def match(self, path: str) -> dict[str, str] | None:
-        """The names in the path, if it is this route's."""
-        wanted, given = self.path.split("/"), path.split("/")
+    def match(self, given: Sequence[str]) -> dict[str, str] | None:
+        """The names that fill those in braces, if this is the route of a path made of them."""
+        wanted = self.path.split("/")
         if len(wanted) != len(given) or not all(given):
             return None
         pairs = list(zip(wanted, given, strict=True))
@@ -110,8 +110,8 @@ class AdminApi:
         return json_response(route.status, document, ("cache-control", "no-store"))
 
     def _find_route(self, request: Request) -> tuple[Route, dict[str, str]]:
-        path = request.path.removeprefix(PREFIX)
-        found = [(route, names) for route in self.routes if (names := route.match(path)) is not None]
+        given = request.names()[PREFIX.count("/") - 1 :]
+        found = [(route, names) for route in self.routes if (names := route.match(given)) is not None]
         for route, names in found:
             if route.method == request.method:
                 return route, names

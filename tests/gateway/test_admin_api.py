@@ -17,7 +17,7 @@ from sentinel.errors import BadInput, Unavailable
 from sentinel.gateway import Gateway
 from sentinel.http import Request
 from sentinel.model import ADMIN, Key, NewJob, job_id
-from sentinel.records import Record
+from sentinel.records import Record, Store
 from sentinel.records.directory import AuditFilter
 from sentinel.secret import Secret
 from tests.gateway.wire import Answer, Api
@@ -83,6 +83,12 @@ class TestWho:
             check_problem(await Api(gateway, admin.key).call("GET", path), 404)
         for path in ("/v1/jobs", "/healthz", "/webhooks/telegram/bot"):
             check_problem(await admin.call("GET", path), 404)
+
+    async def test_no_path_has_a_nul(self, admin, admin_api):
+        """A NUL, which no text in PostgreSQL can have, is nobody's name: the record is not even asked."""
+        nowhere = Api(attrs.evolve(admin_api, store=Store(None)), admin.key)
+        for path in ("tenants/{}", "keys/{}", "jobs/{}", "sources/telegram/{}", "tenants/{}/subscription"):
+            check_problem(await nowhere.call("GET", "/admin/v1/" + path.format("a\0b")), 404)
 
     async def test_an_admin_key_is_for_nothing_else(self, admin, gateway):
         """A key with the scope admin alone does nothing at the job API."""

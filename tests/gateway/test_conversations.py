@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import pytest
 
 from sentinel.gateway import Gateway
 from sentinel.model import API_CHANNEL, Chat, NewJob, State, job_id
-from sentinel.records import Record
+from sentinel.records import Record, Store
+from tests.gateway.test_admin_status_codes import Silent
 from tests.gateway.wire import Api
 
 
@@ -82,3 +84,32 @@ async def test_refusals(api: Api, method: str, target: str, status: int) -> None
 async def test_no_key_no_answer(gateway: Gateway, method: str, target: str) -> None:
     """Without a key nothing is told or done."""
     assert (await Api(gateway, "snt_wrong").call(method, target)).status == 401
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\u00a0b", "\u200bzero", "\U0001f600"])
+async def test_any_id_can_be_erased(api: Api, record: Record, name: str) -> None:
+    """What a sender may call a conversation or a user, its erasure may name: also what nobody can see."""
+    jobs = [accept(record, "chat", conversation=name), accept(record, "user", sender=name)]
+    assert (await api.call("DELETE", f"/v1/conversations/{name}")).status == 202
+    assert (await api.call("DELETE", f"/v1/users/{name}")).status == 202
+    while record.erase(time.time()):
+        pass
+    assert all("secret" not in str(job.input) for job in map(record.find_job, jobs) if job is not None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "erasures/{}"),
+        ("DELETE", "users/{}"),
+        ("DELETE", "conversations/{}"),
+        ("GET", "jobs/{}"),
+        ("POST", "jobs/{}/cancel"),
+    ],
+)
+async def test_no_path_has_a_nul(gateway: Gateway, key: str, method: str, path: str) -> None:
+    """A NUL, which no text in PostgreSQL can have, is nobody's id: the record is not even asked."""
+    nowhere = Store(Silent())  # type: ignore[arg-type]
+    jobs, conversations = attrs.evolve(gateway.jobs, store=nowhere), attrs.evolve(gateway.conversations, store=nowhere)
+    api = Api(attrs.evolve(gateway, jobs=jobs, conversations=conversations), key)
+    assert (await api.call(method, "/v1/" + path.format("a\0b"))).status == 404
