@@ -10,7 +10,7 @@
 #   chaos/                      faults on purpose: servers to break, a load, a fake platform, a checker
 #   admin_api/ administration/   who administers, over HTTP or by commands: each move once, with its line in the audit
 #   gateway.py                  routes; owns the gateway's background tasks
-#   webhooks.py job_api.py job_request.py job_view.py status_codes.py   the two things that a gateway does; what it answers
+#   webhooks.py job_api.py job_lists.py job_request.py job_view.py status_codes.py   the two things that a gateway does
 #   monitor.py metrics.py openapi.py   what it counts and says of itself: /metrics, /openapi.json
 #   intake.py directory.py watch.py   commit in groups; who may do what; who waits for which job
 #   admission.py usage.py shared_limits.py notices.py   who is let in, by sentinel/edge/checks.py; who is told that they were not

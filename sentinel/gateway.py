@@ -26,6 +26,7 @@ from sentinel.http import Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
 from sentinel.job_events import JobStreams
+from sentinel.job_lists import JobLists
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.logs import begin_request, log
@@ -143,10 +144,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose background tasks run; if one of them dies, so does the block that uses it."""
     seconds = settings.ack_budget * RECORD_SHARE
     keyring = open_keyring(settings.record, settings.secret_key)
-    writer, reader = (Store(open_record(settings.record, seconds, prepared=False, keyring=keyring)) for _ in range(2))
+    writer, reader, lister = (Store(open_record(settings.record, seconds, prepared=False, keyring=keyring)) for _ in range(3))
     spool, copy = _open_spool(settings, keyring)
     with ExitStack() as opened:
-        for each in (writer.record, reader.record, spool):
+        for each in (writer.record, reader.record, lister.record, spool):
             if each is not None:
                 opened.callback(each.close)
         uses = KeyUses(reader)
@@ -169,7 +170,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             settings=settings,
             directory=directory,
             webhooks=Webhooks(directory, intake, admission, Billing(reader), settings.text_characters_max),
-            jobs=JobApi(directory, intake, reader, watch, streams, admission, settings.document_bytes_max),
+            jobs=JobApi(directory, intake, reader, watch, streams, JobLists(lister), admission, settings.document_bytes_max),
             conversations=ConversationApi(directory, reader),
             health=Health(settings, reader, intake, keeper),
             monitor=Monitor(reader, intake, keeper),

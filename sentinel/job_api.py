@@ -20,6 +20,7 @@ from sentinel.errors import BadInput, Forbidden, Forged, KeyReused, NotFound, Se
 from sentinel.http import Headers, Request, Response, json_response
 from sentinel.intake import Intake
 from sentinel.job_events import JobStreams
+from sentinel.job_lists import JobLists
 from sentinel.job_request import DOCUMENT_BYTES_MAX, JobRequest, parse_job_request
 from sentinel.job_view import API_STATUS, iso, job_document
 from sentinel.model import API_CHANNEL, JOBS_READ, JOBS_WRITE, Job, Key, NewJob, State, job_id, random_id
@@ -44,6 +45,7 @@ class JobApi:
     store: Store
     watch: Watch
     streams: JobStreams
+    lists: JobLists
     admission: Admission
     document_bytes_max: int = DOCUMENT_BYTES_MAX
     look_seconds_max: float = 0.1
@@ -99,7 +101,7 @@ class JobApi:
         """The tenant's jobs, newest first, a page at a time."""
         tenant = self.directory.authenticate(request, JOBS_READ).tenant
         wanted = await self._filter(request.parameters(), tenant)
-        jobs = await self.store.read(self.store.record.list_jobs, attrs.evolve(wanted, limit=wanted.limit + 1))
+        jobs = await self.lists.find(tenant, attrs.evolve(wanted, limit=wanted.limit + 1))
         page = jobs[: wanted.limit]
         body = {"object": "list", "data": [job_document(job) for job in page], "has_more": len(jobs) > len(page)}
         return json_response(200, body | {"last_id": page[-1].id if page else None})

@@ -122,6 +122,7 @@ TABLE: tuple[Row, ...] = (
     Row("malformed", "not JSON, form or XML as strict as `payload.py` takes it", BadInput(), routes=(SUBMIT,)),
     Row("field", "a field or a parameter that is wrong or unknown", BadInput(), webhooks=False, routes=(SUBMIT, LIST, *PLACED)),
     Row("nothing", "no job or erasure of that id, or another tenant's", NotFound(), webhooks=False, routes=ANY_ONE),
+    Row("lists", "more lists of jobs at a time than a gateway or a tenant may have", Unavailable(), webhooks=False, routes=(LIST,)),
     Row("streams", "more streams of events than a gateway or a tenant may have", Unavailable(), webhooks=False, routes=(EVENTS,)),
     Row("subscription", "a subscription that has ended", PaymentRequired(), routes=(SUBMIT,), check="subscription"),
     Row("rate", "over the rate of the tenant, source or key", LIMITED, LATER, routes=(SUBMIT,), check="rate"),

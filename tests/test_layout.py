@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.dispatch",),
     ("sentinel.directory_copy", "sentinel.key_uses", "sentinel.spooling"),
     ("sentinel.directory", "sentinel.intake", "sentinel.watch", "sentinel.job_request", "sentinel.job_view", "sentinel.job_events"),
-    ("sentinel.admission",),
+    ("sentinel.admission", "sentinel.job_lists"),
     ("sentinel.usage", "sentinel.notices", "sentinel.shared_limits"),
     ("sentinel.administration", "sentinel.billing", "sentinel.webhooks", "sentinel.health", "sentinel.status_codes"),
     ("sentinel.job_api", "sentinel.conversation_api"),

@@ -248,8 +248,8 @@ async def api_request(row: Row, stage: Stage, route: str) -> Request:  # noqa: P
             return stage.api(route, body=b'{"input": "x", "input": "y"}')
         case "field":
             return stage.api(route, body=b'{"inputs": "x"}') if route == SUBMIT else stage.api(route, query="color=red")
-        case "streams":
-            stage.gateway.jobs.streams.streams_max = 0
+        case "lists" | "streams":
+            stage.gateway.jobs.lists.at_a_time = stage.gateway.jobs.streams.streams_max = 0
             stage.record.accept([NewJob(JOB_ID, "default", "api", "api", "", ({"role": "user", "content": "x"},), 0)], 0)
         case "subscription":
             await stage.subscribe(UNLIMITED, Status.ENDED)
