@@ -33,8 +33,8 @@ class Intake:
     """
     Accepts jobs. `budget_seconds` bounds every call; the store's own timeout should be at most RECORD_SHARE of it.
 
-    Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact.
-    `committed` is told of each commit's size, in its thread.
+    Without a spool the record has the whole of the budget. `arrived` is told of the new jobs that the record has, after the fact,
+    and `committed` of each commit's size: in the thread that has written them.
     `trouble` is why the record refused the last batch, at `trouble_at`; "" if it took it.
     """
 
@@ -77,14 +77,11 @@ class Intake:
             if spooling.active:
                 return await spooling.keep(given)
         try:
-            created = await self._commits.submit(given)
+            return await self._commits.submit(given)
         except Unavailable as error:
             if spooling is None or self._commits.closed:
                 raise
             return await self._fall_back(spooling, given, error)
-        if self.arrived is not None:
-            self.arrived([job for job, new in zip(given, created, strict=True) if new])
-        return created
 
     async def _fall_back(self, spooling: Spooling, jobs: Jobs, error: Unavailable) -> list[bool]:
         """Keep the jobs in the spool, and send those after them who still wait for the record."""
@@ -124,15 +121,19 @@ class Intake:
             self.spooling.close()
 
     def _flush(self, batches: Sequence[Jobs]) -> list[list[bool]]:
+        jobs = [job for batch in batches for job in batch]
         try:
-            created = iter(self.store.record.accept([job for jobs in batches for job in jobs], time.time()))
+            created = self.store.record.accept(jobs, time.time())
         except Unavailable as error:
             self.trouble, self.trouble_at = error.detail, time.time()
             raise
         self.trouble = ""
+        if self.arrived is not None:
+            self.arrived([job for job, new in zip(jobs, created, strict=True) if new])
         if self.committed is not None:
-            self.committed(sum(map(len, batches)))
-        return [[next(created) for _ in jobs] for jobs in batches]
+            self.committed(len(jobs))
+        each = iter(created)
+        return [[next(each) for _ in batch] for batch in batches]
 
     def _withdraw(self, late: Sequence[tuple[Jobs, list[bool]]]) -> None:
         """

@@ -34,6 +34,8 @@ class Claiming:
     keeper: Keeper | None = None
     bell: Bell | None = None
     _dispatched: bool = False
+    _wanted: int = 1  # at the last claim; so many are still wanted when the bell has rung
+    _rung: list[str] = attrs.field(factory=list)  # what was taken then
     _asked_record: float = float("-inf")
     _taken: list[str] = attrs.field(factory=list)
     # Its own: names that somebody's callbacks have us look up may hold all threads of the common pool for long.
@@ -76,7 +78,7 @@ class Claiming:
         """Return when there may be something to claim; never much later than it takes to look at everything once."""
         if self._dispatched and self.keeper is not None:
             with suppress(Unavailable):  # then the record is asked at once, and its bell waited for
-                await self.keeper.wait(DISPATCH_SECONDS)
+                self._rung = await self.keeper.wait(DISPATCH_SECONDS, self._wanted, HINT_SECONDS)
             return
         try:
             if self.bell is not None:
@@ -92,11 +94,12 @@ class Claiming:
 
     async def _take(self, count: int) -> list[str] | None:
         """Ids from the dispatch; None if the record should be asked: none is there, it is down, or has had nothing for a while."""
-        self._dispatched = False
+        self._dispatched, self._wanted = False, count
         if self.keeper is None:
             return None
+        ids, self._rung = self._rung, []
         try:
-            ids = await self.keeper.call(self.keeper.dispatch.take, count, HINT_SECONDS)
+            ids = ids or await self.keeper.call(self.keeper.dispatch.take, count, HINT_SECONDS)
         except Unavailable:
             return None
         self._dispatched = True

@@ -23,7 +23,7 @@ class Stale(Unavailable):
 
 class Dispatch(Protocol):
     """
-    The contract. Synchronous, one connection, one thread at a time; `wait` alone has its own.
+    The contract. Synchronous, one connection, one thread at a time; `wait` and `take_next` have another, and so has `offer`.
 
     Every method raises Unavailable within a bounded time when the dispatch cannot do it now; whether it did it is then unknown,
     which is harmless: everything can be repeated. Every method but `wait` and `rebuild` raises Stale
@@ -42,6 +42,9 @@ class Dispatch(Protocol):
         One that is leased waits again: whoever has it may have asked the record before the job could be claimed.
         """
 
+    def offer(self, hints: Sequence[Hint]) -> None:
+        """As `enqueue`, in a thread and on a connection of its own."""
+
     def take(self, count: int, lease_seconds: float) -> list[str]:
         """
         Up to `count` job ids, in turns between tenants; of one tenant's, by priority, then in the order of enqueueing.
@@ -58,6 +61,9 @@ class Dispatch(Protocol):
 
         Blocks its thread, at most half a second longer than `seconds`, even when the dispatch hangs. Holds up no other method.
         """
+
+    def take_next(self, count: int, lease_seconds: float) -> list[str]:
+        """As `take`, in the thread and on the connection of `wait`: for when that has said True."""
 
     def waiting(self) -> int:
         """How many hints can be taken now."""

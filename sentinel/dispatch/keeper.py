@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import attrs
@@ -54,7 +54,7 @@ class Keeper:
 
     async def call(self, method: Callable[..., T], *args: object) -> T:
         """
-        `method(*args)` in a thread, one at a time; `method` is one of the dispatch's, but not `wait`.
+        `method(*args)` in a thread, one at a time; `method` is one of the dispatch's, of those that share a connection.
 
         Raises:
             Unavailable: it failed, or failed so lately that it is not tried.
@@ -67,14 +67,38 @@ class Keeper:
         async with self._turn:
             return await self._ask(method, *args)
 
-    async def wait(self, seconds: float) -> bool:
-        """Whether the bell rang within `seconds`; one at a time. Its failures count, but a broken dispatch is not tried with it."""
+    async def wait(self, seconds: float, count: int, lease_seconds: float) -> list[str]:
+        """
+        What `take` gives once the bell has rung, nothing if it does not ring within `seconds`; one at a time.
+
+        Its failures count, but a broken dispatch is not tried with it.
+        """
         if self.breaker.open_since is not None:
             raise self._down()
         try:
-            return await trio.to_thread.run_sync(self.dispatch.wait, seconds, limiter=self._bell)
+            return await trio.to_thread.run_sync(self._wait_and_take, seconds, count, lease_seconds, limiter=self._bell)
+        except Stale:
+            self._stale = True
+            raise
         except Unavailable as error:
             self._failed(error)
+            raise
+
+    def offer(self, hints: Sequence[Hint]) -> None:
+        """
+        Enqueue these from a thread of trio's, straight and beside `call`; one at a time.
+
+        Raises as `call` does. Its failures count, but a broken dispatch is not tried with it.
+        """
+        if self.breaker.open_since is not None:
+            raise self._down()
+        try:
+            self.dispatch.offer(hints)
+        except Stale:
+            self._stale = True
+            raise
+        except Unavailable as error:
+            trio.from_thread.run_sync(self._failed, error)
             raise
 
     def words(self) -> str:
@@ -94,6 +118,12 @@ class Keeper:
             await trio.sleep(LOOK_SECONDS * (0.5 + self.chance()))
 
     # One call
+
+    def _wait_and_take(self, seconds: float, count: int, lease_seconds: float) -> list[str]:
+        if not self.dispatch.wait(seconds):
+            return []
+        trio.from_thread.check_cancelled()  # who stops takes nothing any more
+        return self.dispatch.take_next(count, lease_seconds)
 
     async def _ask(self, method: Callable[..., T], *args: object) -> T:
         if not self.breaker.allows(trio.current_time()):

@@ -5,6 +5,7 @@ Behind the commit and beside the answer: nobody waits for it, and what it loses 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 
@@ -23,41 +24,65 @@ BATCH = 1_000
 
 @attrs.define(eq=False)
 class Offers:
-    """Hints on their way. `arrived` and `ended` never block and never fail."""
+    """
+    Hints on their way. `arrived` and `ended` never block and never fail.
+
+    What arrives goes from the thread that has committed it to the one that tells Redis: the way through the event loop would take
+    longer than the telling.
+    """
 
     keeper: Keeper
     store: Store
     _hints: deque[Hint] = attrs.field(factory=lambda: deque(maxlen=WAITING_MAX))
     _ended: deque[str] = attrs.field(factory=lambda: deque(maxlen=WAITING_MAX))
-    _some: trio.Event = attrs.field(factory=trio.Event)
+    _some_arrived: threading.Event = attrs.field(factory=threading.Event)
+    _some_ended: trio.Event = attrs.field(factory=trio.Event)
+    _stopped: bool = False
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
     def arrived(self, jobs: Iterable[NewJob]) -> None:
-        """These jobs are in the record."""
+        """These jobs are in the record. From any thread."""
         self._hints += [Hint(job.id, job.tenant, job.priority) for job in jobs if job.state is State.QUEUED]
-        self._some.set()
+        self._some_arrived.set()
 
     def ended(self, job_id: str) -> None:
         """This job left the queue; whoever waited behind it in its conversation may be next."""
         self._ended.append(job_id)
-        self._some.set()
+        self._some_ended.set()
 
     async def run(self) -> None:
         """Offer for ever. Belongs in the process's nursery."""
-        while True:
-            await self._some.wait()
-            self._some = trio.Event()
-            while self._hints or self._ended:
-                await self._offer()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._offer_successors)
+            try:
+                await trio.to_thread.run_sync(self._offer_arrivals, limiter=self._limiter, abandon_on_cancel=True)
+            finally:
+                self._stopped = True
+                self._some_arrived.set()
 
-    async def _offer(self) -> None:
-        ended, hints = _take(self._ended), _take(self._hints)
-        try:
-            if ended:
-                hints += await self.store.call(self.store.record.successors, ended)
-            if hints:
-                await self.keeper.call(self.keeper.dispatch.enqueue, hints)
-        except Unavailable as error:
-            log.debug("dispatch.not_told", jobs=len(hints), reason=error.detail)
+    def _offer_arrivals(self) -> None:
+        while not self._stopped:
+            self._some_arrived.wait()
+            self._some_arrived.clear()
+            while self._hints and not self._stopped:
+                hints = _take(self._hints)
+                try:
+                    self.keeper.offer(hints)
+                except Unavailable as error:
+                    log.debug("dispatch.not_told", jobs=len(hints), reason=error.detail)
+
+    async def _offer_successors(self) -> None:
+        while True:
+            await self._some_ended.wait()
+            self._some_ended = trio.Event()
+            while self._ended:
+                hints: list[Hint] = []
+                try:
+                    hints = await self.store.call(self.store.record.successors, _take(self._ended))
+                    if hints:
+                        await self.keeper.call(self.keeper.dispatch.enqueue, hints)
+                except Unavailable as error:
+                    log.debug("dispatch.not_told", jobs=len(hints), reason=error.detail)
 
 
 def open_offers(keeper: Keeper | None, store: Store) -> Offers | None:

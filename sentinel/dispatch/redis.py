@@ -37,19 +37,30 @@ class RedisDispatch:
     def __init__(self, url: str, timeout_seconds: float = 0.5, prefix: str = "{sentinel}:") -> None:
         self._prefix = prefix
         self._me = secrets.token_hex(8)
-        self._epoch, self._tick = "", 0  # what was last known; no epoch: nothing yet
+        self._known = "", 0  # the epoch and the tick; no epoch: nothing yet. One value, since several threads set it
         self._link = Link(url, timeout_seconds, _raise_if_ours)
+        self._offering = Link(url, timeout_seconds, _raise_if_ours)
         self._bell = Link(url, min(timeout_seconds, BELL_STEP_SECONDS), _raise_if_ours)
 
     def close(self) -> None:
-        self._link.drop()
-        self._bell.drop()
+        for link in (self._link, self._offering, self._bell):
+            link.drop()
 
     def enqueue(self, hints: Sequence[Hint]) -> int:
         return sum(int(self._run("enqueue", _text(part))) for part in _parts(hints))
 
+    def offer(self, hints: Sequence[Hint]) -> None:
+        for part in _parts(hints):
+            self._run("enqueue", _text(part), link=self._offering)
+
     def take(self, count: int, lease_seconds: float) -> list[str]:
-        return list(self._run("take", min(count, AT_ONCE), round(lease_seconds * 1000))) if count > 0 else []
+        return self._take(count, lease_seconds, self._link)
+
+    def take_next(self, count: int, lease_seconds: float) -> list[str]:
+        return self._take(count, lease_seconds, self._bell)
+
+    def _take(self, count: int, lease_seconds: float, link: Link) -> list[str]:
+        return list(self._run("take", min(count, AT_ONCE), round(lease_seconds * 1000), link=link)) if count > 0 else []
 
     def done(self, ids: Sequence[str]) -> None:
         for part in _parts(ids):
@@ -92,33 +103,35 @@ class RedisDispatch:
 
     # Scripts
 
-    def _run(self, name: str, *words: object) -> Any:
+    def _run(self, name: str, *words: object, link: Link | None = None) -> Any:
         """What a script answers to one who knows this epoch and tick. Raises Stale if it knows better."""
+        link = link or self._link
         try:
-            epoch, tick, result = self._script(name, self._epoch, self._tick, *words)
-            self._epoch, self._tick = str(epoch), int(tick)
+            epoch, tick, result = self._script(name, *self._known, *words, link=link)
+            self._known = str(epoch), int(tick)
         except _OtherEpoch as other:
-            self._epoch, self._tick = other.epoch, other.tick
+            self._known = other.epoch, other.tick
             raise Stale("Redis was refilled.") from None
         except (TypeError, ValueError):
-            self._link.drop()
+            link.drop()
             raise Unavailable("Redis gave an answer that was not expected.") from None
         return result
 
-    def _script(self, name: str, *words: object) -> Any:
+    def _script(self, name: str, *words: object, link: Link | None = None) -> Any:
         text, digest = load_script(name)
+        link = link or self._link
         try:
-            return self._link.ask("EVALSHA", digest, 1, self._prefix, *words)
+            return link.ask("EVALSHA", digest, 1, self._prefix, *words)
         except NoScript:
-            return self._link.ask("EVAL", text, 1, self._prefix, *words)  # runs it, and Redis keeps it for the next time
+            return link.ask("EVAL", text, 1, self._prefix, *words)  # runs it, and Redis keeps it for the next time
 
     # Refilling: every step but the first shows the token, so that one who was overtaken changes nothing any more.
 
     def _refill_begin(self, token: str) -> bool:
         try:
-            return bool(self._script("refill_begin", self._epoch, token, _REFILL_MS))
+            return bool(self._script("refill_begin", self._known[0], token, _REFILL_MS))
         except _OtherEpoch as other:
-            self._epoch, self._tick = other.epoch, other.tick
+            self._known = other.epoch, other.tick
             return False
 
     def _refill_all(self, token: str, pages: Iterable[Sequence[Hint]]) -> bool:
@@ -127,8 +140,8 @@ class RedisDispatch:
         for page in pages:
             for part in _parts(page):
                 self._script("refill_add", token, _REFILL_MS, _text(part))
-        self._epoch, tick, _ = self._script("refill_end", token, secrets.token_hex(8))
-        self._tick = int(tick)
+        epoch, tick, _ = self._script("refill_end", token, secrets.token_hex(8))
+        self._known = str(epoch), int(tick)
         return True
 
     def _keys(self) -> Iterator[list[str]]:

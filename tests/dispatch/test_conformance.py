@@ -172,6 +172,16 @@ def test_nobody_rings(dispatch):
     assert time.monotonic() - began < 0.5
 
 
+def test_offered_and_taken_on_other_connections(dispatch):
+    """What is offered is enqueued, and who was woken takes it, whatever the first connection is doing."""
+    dispatch.enqueue(hints("a1"))
+    dispatch.offer(hints("a1 a2"))
+    assert dispatch.wait(1)
+    assert dispatch.take_next(5, LEASE) == ["a1", "a2"]
+    dispatch.done(["a1", "a2"])
+    assert dispatch.waiting() == 0
+
+
 def test_the_bell_is_quiet_when_all_is_taken(dispatch):
     """An old ring does not make anybody look for what is gone."""
     dispatch.enqueue(hints("a1 a2 a3"))
@@ -239,6 +249,8 @@ def every_call(dispatch):
     return [
         lambda: dispatch.enqueue(hints("a1")),
         lambda: dispatch.take(1, LEASE),
+        lambda: dispatch.offer(hints("a1")),
+        lambda: dispatch.take_next(1, LEASE),
         lambda: dispatch.done(["a1"]),
         dispatch.waiting,
         lambda: dispatch.lead(1),
@@ -270,7 +282,7 @@ def test_a_new_one_joins(dispatch, server, connect):
     assert connect(server.url).take(1, LEASE) == ["a1"]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_refilled_by_another(dispatch, server, connect, number):
     """Whatever call comes first after another has refilled says Stale, once; then all goes on."""
     server.ask("FLUSHALL")
@@ -426,7 +438,7 @@ class Model(RuleBasedStateMachine):
         super().__init__()
         self.server, self.dispatch = server, dispatch
         server.ask("FLUSHALL")
-        dispatch._epoch = ""
+        dispatch._known = "", 0
         assert dispatch.rebuild([])
         self.known: dict[str, tuple[int, int, str]] = {}  # id: priority, order, tenant
         self.leased: set[str] = set()

@@ -267,7 +267,7 @@ async def test_down_and_back(new_server, connect, make, log):
             await kept.call(kept.dispatch.waiting)
     assert kept.words().startswith("redis down for 0 s: claiming from the record (Redis ")
     with pytest.raises(Unavailable):
-        await kept.wait(5)
+        await kept.wait(5, 8, 60)
     server.start()
     async with running(kept):
         with trio.fail_after(10):
@@ -352,15 +352,27 @@ async def test_the_bell(dispatch, server, connect, make):
     heard = []
 
     async def wait() -> None:
-        heard.append(await kept.wait(5))
+        heard.append(await kept.wait(5, 8, 60))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.sleep(0.05)
         began = time.monotonic()
-        await kept.call(kept.dispatch.enqueue, [hint()])
-    assert heard == [True]
+        await kept.call(kept.dispatch.enqueue, [one := hint()])
+    assert heard == [[one.job_id]]
     assert time.monotonic() - began < 2
+
+
+async def test_who_stops_takes_nothing(dispatch, make):
+    """A ring that comes when its waiter is cancelled takes no job away from the others."""
+    kept = make(dispatch)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kept.wait, 5, 8, 60)
+            await trio.sleep(0.1)
+            scope.cancel()
+            dispatch.enqueue([hint()])
+    assert dispatch.waiting() == 1
 
 
 async def test_a_bell_that_breaks(new_server, connect, make, log):
@@ -372,7 +384,7 @@ async def test_a_bell_that_breaks(new_server, connect, make, log):
 
         async def wait() -> None:
             with pytest.raises(Unavailable):
-                await kept.wait(5)
+                await kept.wait(5, 8, 60)
 
         nursery.start_soon(wait)
         await trio.sleep(0.1)

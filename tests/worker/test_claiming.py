@@ -100,6 +100,16 @@ async def test_jobs_come_by_way_of_redis(server, tmp_path):
         assert work.dispatch.take(10, 1.0) == []
 
 
+async def test_redis_is_told_past_a_busy_event_loop(server, tmp_path):
+    """What was committed is told to Redis by a thread that needs no turn of the event loop."""
+    async with working(server, tmp_path) as work:
+        work.accept(new_job())
+        deadline = time.monotonic() + 5
+        while work.dispatch.waiting() < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)  # noqa: ASYNC251  the event loop is to have no turn
+
+
 async def test_the_next_of_a_chat(server, tmp_path):
     """When a message has been answered, the next of its chat is hinted at once: nobody waits for the sweep."""
     async with working(server, tmp_path) as work:
