@@ -20,6 +20,7 @@ from sentinel.records import Bell, Store
 from sentinel.records.directory import Directory
 
 FOLLOW_SECONDS = 1.0
+START_SECONDS_MAX = 1.0  # so long a record is waited for where there may be a copy: senders wait for us
 BELL_SECONDS = 0.25
 
 
@@ -37,21 +38,30 @@ class DirectoryFollower:
     _version: int = 0
     _ringing: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
-    async def start(self) -> None:
+    async def start(self) -> bool:
         """
-        Read it for the first time; from the copy while the record does not answer.
+        Read it for the first time: True; or, while the record does not answer at once, from the copy: False.
 
-        Raises Unavailable if there is none, and SettingsError if the record's secrets are sealed with a key that is not here.
+        Raises Unavailable if there is neither, and SettingsError if the record's secrets are sealed with a key that is not here.
         """
-        try:
-            await self.store.call(self.store.record.migrate)
-            await self.refresh()
-        except Unavailable as error:
-            kept = self.copy.read() if self.copy else None
-            if kept is None:
-                raise
-            self.current = kept
-            log.warning("directory.from_copy", reason=error.detail)
+        if self.copy is not None:
+            reason = "The record did not answer at once."
+            try:
+                with trio.move_on_after(START_SECONDS_MAX):
+                    await self._read_first()
+                    return True
+            except Unavailable as error:
+                reason = error.detail
+            if (kept := self.copy.read()) is not None:
+                self.current = kept
+                log.warning("directory.from_copy", reason=reason)
+                return False
+        await self._read_first()
+        return True
+
+    async def _read_first(self) -> None:
+        await self.store.read(self.store.record.migrate)
+        await self.refresh()
 
     async def refresh(self) -> None:
         """Read the directory again if it changed. Raises as `start` does."""

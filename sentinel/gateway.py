@@ -156,10 +156,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         directory = DirectoryFollower(reader, copy=copy, bell=bell, keyring=keyring, uses=uses)
         streams = JobStreams(reader)
         watch = Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
-        await directory.start()
+        answers = await directory.start()
         admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
         usage = UsageFollower(reader, admission)
-        await usage.start()
+        if answers:  # else it will be known as soon as the record answers
+            await usage.start()
         limits = SharedLimits(open_shared_count(settings.redis), admission.limiter) if settings.redis else None
         opened.callback(limits.limits.close if limits else lambda: None)
         keeper = open_keeper(settings.redis, reader)

@@ -1,6 +1,7 @@
 """The directory in memory: it follows the record, stays in force when the record is silent, and tells nobody more than needed."""
 
 import json
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -8,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from sentinel.directory import FOLLOW_SECONDS, DirectoryFollower
+from sentinel.directory import FOLLOW_SECONDS, START_SECONDS_MAX, DirectoryFollower
 from sentinel.directory_copy import DirectoryCopy
 from sentinel.edge.keys import every_hash, hash_key, keyed_hash, new_key
 from sentinel.errors import Forbidden, Forged, NotFound, Unavailable
@@ -35,6 +36,11 @@ class Books:
     down: bool = False
     reads: int = 0
     uses: list[object] = attrs.field(factory=list)
+    answers: threading.Event = attrs.field(factory=threading.Event)
+
+    def migrate(self) -> list[str]:
+        assert self.answers.wait(10)
+        return []
 
     def directory_version(self) -> int:
         if self.down:
@@ -241,6 +247,26 @@ class TestCopy:
         plain = {"tenants": ["acme"], "sources": [], "keys": {"h": {"id": "k", "tenant": "acme", "hint": "", "created_at": 1.0}}}
         (tmp_path / "directory.json").write_text(json.dumps(plain))
         assert DirectoryCopy(tmp_path, keyring).read() == Directory(frozenset({"acme"}), {}, {"h": Key("k", "acme", "", 1.0)})
+
+    async def test_a_record_that_hangs_at_the_start(self, tmp_path, keyring, books):
+        """A gateway with a copy does not wait for a record that hangs, and follows it when it answers; without one it waits."""
+        copy = DirectoryCopy(tmp_path, keyring)
+        copy.write(self.CONTENT)
+        follower = DirectoryFollower(Store(books), copy=copy)
+        with trio.fail_after(START_SECONDS_MAX + 1):
+            assert await follower.start() is False
+        assert follower.current == copy.read()
+        books.answers.set()
+        await follower.refresh()
+        assert follower.current == books.content
+
+        books.answers.clear()
+        slow = DirectoryFollower(Store(books), copy=DirectoryCopy(tmp_path / "empty", keyring))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slow.start)
+            await trio.sleep(START_SECONDS_MAX + 0.3)
+            books.answers.set()
+        assert slow.current == books.content
 
 
 class TestKeyUses:
