@@ -1,8 +1,9 @@
 """Keeps the local limiters of all gateways in step by a shared count in Redis. Must never be what a request waits for.
 
-What was let in is told behind the answer: every 100 ms, at once when somebody had to be refused, one script for all limits that
-moved. Between two words each process gives out a share of what is left, and what was let in too many is a debt that is paid off: so
-the sum over any longer time is the limit's, and nobody waits for Redis. While it is down each process has its share and no more.
+What was let in is told behind the answer: every 100 ms, at once when somebody had to be refused, one script for all limits of which
+it is worth a word. Between two words each process gives out a share of what is left, and what was let in too many is a debt that is
+paid off: so the sum over any longer time is the limit's, and nobody waits for Redis. While it is down each process has its share
+and no more.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import trio
 
 from sentinel.dispatch import SharedCount
 from sentinel.edge.breaker import Breaker
-from sentinel.edge.gcra import SECOND_NS
 from sentinel.edge.limits import Bucket, Limiter
 from sentinel.errors import Unavailable
 from sentinel.logs import log
@@ -24,7 +24,6 @@ from sentinel.logs import log
 TELL_SECONDS = 0.1
 PAUSE_SECONDS = 0.005  # between two words, however many are refused
 AT_ONCE = 500
-LONG_AGO_NS = 2 * SECOND_NS
 
 
 @attrs.define(eq=False)
@@ -35,6 +34,7 @@ class SharedLimits:
     limiter: Limiter
     clock_ns: Callable[[], int] = time.monotonic_ns
     breaker: Breaker = attrs.field(factory=Breaker)
+    _alone_until_ns: int = 0
     _news: trio.Event = attrs.field(factory=trio.Event)
     _short: trio.Event = attrs.field(factory=trio.Event)
     _thread: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -72,7 +72,7 @@ class SharedLimits:
     async def _try(self, buckets: Sequence[Bucket]) -> bool:
         now_ns, processes = self.clock_ns(), self.limiter.processes
         for bucket in buckets:
-            if bucket.corrected_ns is None or now_ns - bucket.corrected_ns > LONG_AGO_NS:
+            if bucket.since_ns < self._alone_until_ns:
                 bucket.forget(now_ns, processes)
         news = [(bucket.key, bucket.rate, bucket.untold) for bucket in buckets]
         try:
@@ -89,10 +89,11 @@ class SharedLimits:
         if self.breaker.open_since is None:
             log.warning("limits.alone", reason=error.detail)
         self.breaker.failed(trio.current_time(), error.detail, random.random())
-        self.limiter.shared = False
+        self.limiter.shared, self._alone_until_ns = False, self.clock_ns()
 
     def _succeeded(self) -> None:
         if self.breaker.open_since is not None:
             self.breaker.succeeded(trio.current_time())
+            self._alone_until_ns = self.clock_ns()
             log.info("limits.shared")
         self.limiter.shared = True

@@ -40,11 +40,6 @@ def wait_ns(tat_ns: int, now_ns: int, interval_ns: int, burst_ns: int, cost: int
     return max(0, wait)
 
 
-def passed(tat_ns: int, now_ns: int, interval_ns: int, cost: int = 1) -> int:
-    """The new TAT once `cost` has passed, or has been promised a later time."""
-    return max(now_ns, tat_ns) + cost * interval_ns
-
-
 def left(tat_ns: int, now_ns: int, interval_ns: int, burst_ns: int) -> int:
     """How many may pass at once."""
     return max(burst_ns - max(tat_ns - now_ns, 0), 0) // interval_ns

@@ -2,7 +2,7 @@
 
 Each of several processes gives out its share of every limit, so together they keep it without a word to each other. Where they
 share a count (Redis), `correct` tells how much all of them have used: then the share is a share of what is left, and whoever is
-alone gets it all. Must never be what a request waits for.
+alone gets it all. What makes no hundredth of a limit is not worth a word. Must never be what a request waits for.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import attrs
 
-from sentinel.edge.gcra import SECOND_NS, Rate, left, passed, wait_ns
+from sentinel.edge.gcra import SECOND_NS, Rate, left, wait_ns
 
 BUCKETS_MAX = 100_000
+UNTOLD_PART = 100  # the processes together may keep one in so many of a limit to themselves
 FRESH_NS = SECOND_NS  # so long after a correction what it said is still good enough to tell a caller how long to wait
 
 
@@ -35,6 +36,7 @@ class Bucket:
     Attributes:
         tat_ns: the TAT of this process' share.
         all_ns: the TAT of all processes together, as far as it is known.
+        since_ns: when it was made or last corrected.
         corrected_ns: when it was last known.
         untold: let in here and not yet told to the others.
     """
@@ -43,13 +45,16 @@ class Bucket:
     rate: Rate
     tat_ns: int = 0
     all_ns: int = 0
+    since_ns: int = 0
     corrected_ns: int | None = None
     untold: int = 0
 
     def wait_ns(self, now_ns: int, processes: int, cost: int = 1) -> int:
         """How long until `cost` may pass; 0 for at once. What a caller is told is exact only where nobody else shares the limit."""
-        interval = self.rate.interval_ns * processes
-        burst = self.rate.burst_ns
+        rate = self.rate
+        interval, burst = rate.interval_ns * processes, rate.burst_ns
+        if self.tat_ns + cost * interval <= now_ns + burst:  # nearly always; the same rule, told shortly
+            return 0
         own = wait_ns(self.tat_ns, now_ns, interval, max(interval, burst), cost)
         if own == 0 or not self._is_fresh(now_ns):
             return own
@@ -57,8 +62,9 @@ class Bucket:
 
     def take(self, now_ns: int, processes: int, cost: int = 1) -> None:
         """Let `cost` in, now or at the time that was promised."""
-        self.tat_ns = passed(self.tat_ns, now_ns, self.rate.interval_ns * processes, cost)
-        self.all_ns = passed(self.all_ns, now_ns, self.rate.interval_ns, cost)
+        owed_ns = cost * self.rate.interval_ns
+        self.tat_ns = max(self.tat_ns, now_ns) + owed_ns * processes
+        self.all_ns = max(self.all_ns, now_ns) + owed_ns
         self.untold += cost
 
     def left(self, now_ns: int, processes: int) -> int:
@@ -77,7 +83,7 @@ class Bucket:
         The share is a share of what is left, but of a whole one at least one: else the last could never be had.
         """
         self.untold -= told
-        self.corrected_ns = now_ns
+        self.since_ns = self.corrected_ns = now_ns
         interval = self.rate.interval_ns
         share_ns = ahead_ns
         if interval <= self.rate.burst_ns - ahead_ns < interval * processes:
@@ -90,9 +96,14 @@ class Bucket:
         owed = max(self.tat_ns - now_ns, 0) // (self.rate.interval_ns * processes)
         self.untold = min(self.untold, owed + 1)
 
-    def is_idle(self, now_ns: int) -> bool:
-        """Whether a new bucket would be as good."""
-        return self.tat_ns <= now_ns and self.all_ns <= now_ns
+    def is_idle(self, now_ns: int, *, shared: bool) -> bool:
+        """
+        Whether a new bucket would be as good.
+
+        What the others were not told may be forgotten once in the limit's whole time: so it stays a hundredth of it.
+        """
+        idle_ns = max(self.tat_ns, self.all_ns)
+        return idle_ns + self.rate.burst_ns <= now_ns if shared and self.untold else idle_ns <= now_ns
 
     def _is_fresh(self, now_ns: int) -> bool:
         return self.corrected_ns is not None and now_ns - self.corrected_ns < FRESH_NS
@@ -117,16 +128,22 @@ class Limiter:
         """The limit's state; a new one, where it was idle or its rate has changed."""
         found = self._buckets.get(key)
         if found is None or (found.rate is not rate and found.rate != rate):
-            found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns)
+            found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns, now_ns)
             if len(self._buckets) > self.buckets_max:
-                self._buckets.popitem(last=False)
+                self._forget(self._buckets.popitem(last=False)[1])
         self._buckets.move_to_end(key)
         return found
 
+    def _forget(self, bucket: Bucket) -> None:
+        """There is no room for it: what it has let in is told at once."""
+        if bucket.untold:
+            self._note(bucket, short=False)
+
     def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
-        """Let `cost` in."""
+        """Let `cost` in. It is told when it makes more than this process' part of the limit's hundredth."""
         bucket.take(now_ns, self.processes, cost)
-        self._note(bucket, short=False)
+        if bucket.untold * self.processes * UNTOLD_PART > bucket.rate.count:
+            self._note(bucket, short=False)
 
     def refuse(self, bucket: Bucket) -> None:
         """Somebody was refused: the share may be used up while others' is not."""
@@ -147,7 +164,7 @@ class Limiter:
 
     def sweep(self, now_ns: int) -> None:
         """Forget what has been idle for longest."""
-        while self._buckets and next(iter(self._buckets.values())).is_idle(now_ns):
+        while self._buckets and next(iter(self._buckets.values())).is_idle(now_ns, shared=self.shared):
             self._buckets.popitem(last=False)
 
     def __len__(self) -> int:

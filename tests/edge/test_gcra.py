@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sentinel.edge.gcra import SECOND_NS, Rate, left, passed, wait_ns
-from sentinel.edge.limits import Bucket, Limiter, LimitKey
+from sentinel.edge.gcra import SECOND_NS, Rate
+from sentinel.edge.limits import UNTOLD_PART, Bucket, Limiter, LimitKey
 
 rates = st.builds(Rate, st.integers(1, 50), st.integers(1, 20))
 steps = st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(1, 4)), max_size=60)
@@ -35,25 +36,25 @@ class TokenBucket:
 @given(rates, steps)
 def test_it_is_a_token_bucket(rate: Rate, arrivals: list[tuple[int, int]]) -> None:
     """It lets in exactly what a token bucket lets in, and says exactly how many are left."""
-    bucket, tat, now = TokenBucket(rate), 0, 0
+    reference, bucket, now = TokenBucket(rate), Bucket(KEY, rate), 0
     for pause, cost in arrivals:
         now += pause
-        assert left(tat, now, rate.interval_ns, rate.burst_ns) == max(0, int(bucket.level(now)))
-        allowed = wait_ns(tat, now, rate.interval_ns, rate.burst_ns, cost) == 0
-        assert allowed == bucket.take(now, cost)
+        assert bucket.left(now, 1) == max(0, int(reference.level(now)))
+        allowed = bucket.wait_ns(now, 1, cost) == 0
+        assert allowed == reference.take(now, cost)
         if allowed:
-            tat = passed(tat, now, rate.interval_ns, cost)
+            bucket.take(now, 1, cost)
 
 
 @given(rates, steps)
 def test_never_more_than_burst_and_rate(rate: Rate, arrivals: list[tuple[int, int]]) -> None:
     """In no stretch of time are more let in than a burst and the rate times its length."""
-    tat, now, admitted = 0, 0, []
+    bucket, now, admitted = Bucket(KEY, rate), 0, []
     for pause, tries in arrivals:
         now += pause
         for _ in range(tries):
-            if wait_ns(tat, now, rate.interval_ns, rate.burst_ns) == 0:
-                tat = passed(tat, now, rate.interval_ns)
+            if bucket.wait_ns(now, 1) == 0:
+                bucket.take(now, 1)
                 admitted.append(now)
     for first, began in enumerate(admitted):
         for last, ended in enumerate(admitted[first:], first):
@@ -63,15 +64,15 @@ def test_never_more_than_burst_and_rate(rate: Rate, arrivals: list[tuple[int, in
 @given(rates, steps)
 def test_the_wait_is_exact(rate: Rate, arrivals: list[tuple[int, int]]) -> None:
     """Who is told to wait is let in after that time, and not a nanosecond before."""
-    tat, now = 0, 0
+    bucket, now = Bucket(KEY, rate), 0
     for pause, cost in arrivals:
         now += pause
-        wait = wait_ns(tat, now, rate.interval_ns, rate.burst_ns, cost)
+        wait = bucket.wait_ns(now, 1, cost)
         if wait:
-            assert wait_ns(tat, now + wait - 1, rate.interval_ns, rate.burst_ns, cost) == 1
+            assert bucket.wait_ns(now + wait - 1, 1, cost) == 1
         now += wait
-        assert wait_ns(tat, now, rate.interval_ns, rate.burst_ns, cost) == 0
-        tat = passed(tat, now, rate.interval_ns, cost)
+        assert bucket.wait_ns(now, 1, cost) == 0
+        bucket.take(now, 1, cost)
 
 
 @given(rates, st.integers(1, 4), steps)
@@ -102,7 +103,7 @@ def test_a_shared_count_corrects_the_shares(rate: Rate, processes: int, arrivals
                 bucket.take(now, processes)
                 admitted += 1
             told = bucket.untold
-            shared = passed(shared, now, rate.interval_ns, told) if told else max(shared, now)
+            shared = max(shared, now) + told * rate.interval_ns
             for each in buckets:
                 each.correct(shared - now, told if each is bucket else 0, now, processes)
         assert admitted <= rate.count + Fraction(rate.count * now, rate.seconds * SECOND_NS)
@@ -132,6 +133,38 @@ def test_what_could_not_be_told_is_told_as_far_as_it_is_still_owed() -> None:
     assert bucket.untold <= rate.count
 
 
+@pytest.mark.parametrize("rate", [Rate(10_000, 1), Rate(1_000, 60), Rate(300, 10), Rate(6, 60), Rate(1, 30)], ids=str)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_what_is_not_worth_a_word_is_a_hundredth(rate: Rate, processes: int) -> None:
+    """
+    One process takes all it can get, the others what they need not tell: together they pass the limit by a hundredth.
+
+    Each other one takes as much as that at a time, as soon as its bucket has been swept out.
+    """
+    greedy, *modest = limiters = [Limiter(processes=processes, shared=True) for _ in range(processes)]
+    cost = max(1, rate.count // (UNTOLD_PART * processes))
+    now, step_ns, ahead_until, admitted, windows = 0, SECOND_NS // 20, 0, 0, 20
+    while now < windows * rate.seconds * SECOND_NS:
+        now += step_ns
+        for limiter in modest:
+            if len(limiter) == 0:
+                limiter.take(limiter.bucket(KEY, rate, now), now, cost)
+                admitted += cost
+        bucket = greedy.bucket(KEY, rate, now)
+        while bucket.wait_ns(now, processes) == 0:
+            greedy.take(bucket, now)
+            admitted += 1
+        greedy.refuse(bucket)
+        for limiter in limiters:
+            for bucket in limiter.news(10):
+                ahead_until = max(ahead_until, now) + bucket.untold * rate.interval_ns
+                bucket.correct(ahead_until - now, bucket.untold, now, processes)
+            if now % SECOND_NS == 0:
+                limiter.sweep(now)
+    allowed = rate.count * (windows + 1)
+    assert 0.95 * allowed <= admitted <= 1.01 * allowed + processes
+
+
 class TestMemory:
     def test_invented_people_do_not_fill_it(self) -> None:
         """However many end users there are, the limiter remembers so many, and a limit in use stays."""
@@ -151,6 +184,16 @@ class TestMemory:
         assert len(limiter) == 1
         limiter.sweep(60 * SECOND_NS)
         assert len(limiter) == 0
+
+    def test_what_was_not_told_yet_is_told_or_kept(self) -> None:
+        """Little is not told at once; it stays for the limit's whole time, and is told when there is no room for it."""
+        limiter, rate = Limiter(buckets_max=1, shared=True), Rate(1_000, 60)
+        limiter.take(limiter.bucket(KEY, rate, 0), 0, 10)
+        assert limiter.news(10) == []
+        limiter.sweep(59 * SECOND_NS)
+        assert len(limiter) == 1
+        limiter.bucket(LimitKey("user", "acme", "ada"), rate, 0)
+        assert [(bucket.key, bucket.untold) for bucket in limiter.news(10)] == [(KEY, 10)]
 
     def test_nothing_is_noted_for_others_where_there_are_none(self) -> None:
         """Without a shared count there are no news to keep."""
