@@ -11,18 +11,20 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from sentinel.edge.checks import CHECKS, Asking, Caller, Check, Treatment, first_no, quota
+from sentinel.edge.entrance import Entrance, counted_in, open_entrance
 from sentinel.edge.limits import Bucket, Limiter, LimitKey
 from sentinel.edge.plans import UNLIMITED, Terms
-from sentinel.edge.quota import Account, Ledger, month_of
+from sentinel.edge.quota import Ledger, Tally, month_of
 from sentinel.model import Metering
 from sentinel.records.directory import Directory
 
+API = Caller.API  # a member of an enumeration is not found as quickly
 DELAY_SECONDS_MAX = 3_600.0
 REQUEST_CHECKS = tuple(check for check in CHECKS if not check.each_person)
 PERSON_CHECKS = tuple(check for check in CHECKS if check.each_person)
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Arrival:
     """
     Jobs at the door, that came together by the source or key `way`.
@@ -51,14 +53,14 @@ PASSES = Passage()
 USED_UP = Passage(told=quota.__name__)  # only platforms of chats send several messages together
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Admitted:
-    """What became of each job that was asked for; how those that pass are counted; the limits that were looked at."""
+    """What became of each job that was asked for; how those that pass are counted; what tells of the limits; where each counts."""
 
     passages: Sequence[Passage]
     metering: Metering = Metering.TENANT
     headers: tuple[tuple[str, str], ...] = ()
-    accounts: Sequence[Sequence[Account]] = ()
+    tallies: Sequence[Sequence[Tally]] = ()
 
 
 @attrs.define(eq=False)
@@ -70,6 +72,8 @@ class Admission:
     ledger: Ledger = attrs.field(factory=Ledger)
     limiter: Limiter = attrs.field(factory=Limiter)
     clock_ns: Callable[[], int] = time.monotonic_ns
+    _known: Directory | None = None
+    _entrances: dict[tuple[str, str, bool], Entrance] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.default == UNLIMITED:
@@ -87,74 +91,98 @@ class Admission:
         Raises the error of the check that refuses the request as a whole; for the API with headers that tell of the limits. Whoever
         passes is counted: call `settle` when it is known which jobs are kept.
         """
-        tenant = arrival.tenant
-        subscription = self.directory().subscriptions.get(tenant)
-        terms = self.default if subscription is None else subscription.terms
-        if subscription is None and terms is UNLIMITED and arrival.proof:
+        entrance = self._entrance(arrival)
+        if entrance.is_free and arrival.proof:
             return Admitted((PASSES,) * len(arrival.senders))
         now_ns = self.clock_ns()
         self.ledger.turn_to(month_of(now))
-        asking = Asking(arrival.proof, tenant, subscription, terms, self.ledger, self.limiter, now, now_ns, len(arrival.senders))
-        asking.limits = self._limits(arrival, terms, now_ns)
-        return self._let_in(asking, arrival)
+        if len(arrival.senders) == 1 and arrival.proof:
+            end_user = entrance.end_user(arrival.senders[0])
+            found = entrance.look(self.limiter, self.ledger, end_user, now, now_ns)
+            if found is not None:
+                return self._pass(entrance, *found, now_ns)
+        limits = [self.limiter.bucket(limit, rate, now_ns) for limit, rate in entrance.limits]
+        tally, jobs = self.ledger.tally(arrival.tenant), len(arrival.senders)
+        subscription, terms = entrance.subscription, entrance.terms
+        asking = Asking(arrival.proof, subscription, terms, self.limiter, self.ledger, now, now_ns, jobs, "", limits, tally)
+        return self._let_in(asking, arrival, entrance)
 
     def settle(self, admitted: Admitted, created: Sequence[bool]) -> None:
         """Of the jobs that passed, these were created; the others were there before. To be said also of none: nothing was kept."""
         kept = iter(created)
-        for accounts in admitted.accounts:
+        for tallies in admitted.tallies:
             new = int(next(kept, False))
-            for account in accounts:
-                self.ledger.settle(account, 1, new)
+            for tally in tallies:
+                self.ledger.settle(tally, 1, new)
 
-    def _limits(self, arrival: Arrival, terms: Terms, now_ns: int) -> list[Bucket]:
-        kind, rate = ("key", terms.key_rate) if arrival.caller is Caller.API else ("source", terms.source_rate)
-        tenant = arrival.tenant
-        wanted = ((LimitKey(kind, tenant, arrival.way), rate), (LimitKey("tenant", tenant), terms.tenant_rate))
-        return [self.limiter.bucket(limit, of, now_ns) for limit, of in wanted if of is not None]
+    def _entrance(self, arrival: Arrival) -> Entrance:
+        """Where the jobs come in; found out once for each way, until the directory changes."""
+        directory = self.directory()
+        if directory is not self._known:
+            self._known, self._entrances = directory, {}
+        by_key = arrival.caller is API
+        found = self._entrances.get((arrival.tenant, arrival.way, by_key))
+        if found is None:
+            subscription = directory.subscriptions.get(arrival.tenant)
+            terms = self.default if subscription is None else subscription.terms
+            found = open_entrance(arrival.tenant, arrival.way, by_key=by_key, subscription=subscription, terms=terms)
+            self._entrances[arrival.tenant, arrival.way, by_key] = found
+        return found
 
-    def _let_in(self, asking: Asking, arrival: Arrival) -> Admitted:
-        limits, terms = asking.limits, asking.terms
+    def _pass(self, entrance: Entrance, limits: Sequence[Bucket], tallies: tuple[Tally, ...], now_ns: int) -> Admitted:
+        """The one job passes, and is counted."""
+        for bucket in limits:
+            self.limiter.take(bucket, now_ns)
+        for tally in tallies:
+            tally.on_the_way += 1
+        headers = self._headers(limits[: len(entrance.limits)], now_ns) if entrance.by_key else ()
+        return Admitted([PASSES], entrance.metering, headers, (tallies,))
+
+    def _let_in(self, asking: Asking, arrival: Arrival, entrance: Entrance) -> Admitted:
+        """What the table says of each job; whoever passes is counted."""
+        limits, tally, terms = asking.limits, asking.tally, asking.terms
         whole = self._passage(asking, REQUEST_CHECKS, arrival.caller)
         passages: list[Passage] = []
-        accounts: list[tuple[Account, ...]] = []
+        tallies: list[tuple[Tally, ...]] = []
         try:
             for sender in arrival.senders:
-                end_user = f"{arrival.way}/{sender}" if sender else ""
-                passage = whole if whole.told else self._person(asking, arrival.caller, end_user, whole)
-                if accounts and not passage.told and self._is_used_up(asking):
+                end_user = "" if whole.told else entrance.end_user(sender)
+                passage, own = self._person(asking, arrival, end_user, whole) if end_user else (whole, None)
+                if tallies and not passage.told and self._is_used_up(asking, tally):
                     passage = USED_UP
                 if not passage.told:
-                    accounts.append(self._count(asking.tenant, end_user, terms))
+                    tallies.append(counted_in(terms, tally, own))
+                    for each in tallies[-1]:
+                        each.on_the_way += 1
                 passages.append(passage)
         except BaseException:
-            self.settle(Admitted((), accounts=accounts), ())  # one of them refuses all: those before it are not kept either
+            self.settle(Admitted((), tallies=tallies), ())  # one of them refuses all: those before it are not kept either
             raise
-        for bucket in limits if accounts else ():
-            self.limiter.take(bucket, asking.now_ns, len(accounts))
-        metering = Metering.USER if terms.counts_users else Metering.TENANT
-        headers = self._headers(limits, asking.now_ns) if arrival.caller is Caller.API else ()
-        return Admitted(passages, metering, headers, accounts)
+        for bucket in limits if tallies else ():
+            self.limiter.take(bucket, asking.now_ns, len(tallies))
+        headers = self._headers(limits, asking.now_ns) if entrance.by_key else ()
+        return Admitted(passages, entrance.metering, headers, tallies)
 
-    def _is_used_up(self, asking: Asking) -> bool:
+    def _is_used_up(self, asking: Asking, tally: Tally) -> bool:
         """Whether the tenant's quota has ended within a batch, with the jobs of it that were let in before."""
-        asking.end_user = ""
+        asking.end_user, asking.tally = "", tally
         return quota(asking) is not None
 
-    def _person(self, asking: Asking, caller: Caller, end_user: str, whole: Passage) -> Passage:
-        """What the checks of one person say, where somebody is named."""
-        rate = asking.terms.user_rate
-        if not end_user or (rate is None and not asking.terms.counts_users):
-            return whole
+    def _person(self, asking: Asking, arrival: Arrival, end_user: str, whole: Passage) -> tuple[Passage, Tally | None]:
+        """What the checks of one person say, and the person's tally where there is one."""
+        terms, tenant = asking.terms, arrival.tenant
         asking.jobs, asking.end_user, asking.limits = 1, end_user, ()
-        if rate is not None:
-            asking.limits = (self.limiter.bucket(LimitKey("user", asking.tenant, end_user), rate, asking.now_ns),)
-        passage = self._passage(asking, PERSON_CHECKS, caller)
-        if not passage.told:
-            for bucket in asking.limits:
-                self.limiter.take(bucket, asking.now_ns)
-        if passage is PASSES or whole is PASSES or passage.told:
-            return whole if passage is PASSES else passage
-        return max(passage, whole, key=lambda each: each.run_at or 0.0)
+        tally = None
+        if terms.counts_users:
+            asking.tally = tally = self.ledger.tally(tenant, end_user)
+        if terms.user_rate is not None:
+            asking.limits = (self.limiter.bucket(LimitKey("user", tenant, end_user), terms.user_rate, asking.now_ns),)
+        passage = self._passage(asking, PERSON_CHECKS, arrival.caller)
+        if passage.told:
+            return passage, tally
+        for bucket in asking.limits:
+            self.limiter.take(bucket, asking.now_ns)
+        return (whole if passage is PASSES else passage if whole is PASSES else _later(passage, whole)), tally
 
     def _passage(self, asking: Asking, checks: Sequence[Check], caller: Caller) -> Passage:
         refused = first_no(asking, checks)
@@ -166,18 +194,9 @@ class Admission:
             return Passage(told=check.find.__name__)
         if treatment is Treatment.DELAY and no.wait_seconds is not None and no.wait_seconds <= DELAY_SECONDS_MAX:
             return Passage(run_at=asking.now + no.wait_seconds)
-        if caller is Caller.API:
+        if caller is API:
             no.error.headers = self._headers(asking.limits, asking.now_ns)
         raise no.error
-
-    def _count(self, tenant: str, end_user: str, terms: Terms) -> tuple[Account, ...]:
-        """Count a job that comes in, where a quota says that it matters; the accounts it is counted in."""
-        if terms.jobs is None and terms.user_jobs is None:
-            return ()
-        accounts = (Account(tenant), Account(tenant, end_user)) if end_user and terms.user_jobs is not None else (Account(tenant),)
-        for account in accounts:
-            self.ledger.take(account, 1)
-        return accounts
 
     def _headers(self, limits: Sequence[Bucket], now_ns: int) -> tuple[tuple[str, str], ...]:
         """What the limits are and what is left of them (draft-ietf-httpapi-ratelimit-headers-11, and the older X-RateLimit-*)."""
@@ -194,3 +213,7 @@ class Admission:
             ("x-ratelimit-remaining", str(left)),
             ("x-ratelimit-reset", str(reset)),
         )
+
+
+def _later(one: Passage, other: Passage) -> Passage:
+    return max(one, other, key=lambda each: each.run_at or 0.0)

@@ -60,7 +60,7 @@ class UsageFollower:
         ledger.turn_to(month)
         ledger.look()
         look = await self.store.call(self.store.record.usage, month, self._mark if ledger.looked_at_ns is not None else 0)
-        ledger.learn(month, look.used, began_ns)
+        ledger.learn(month, look.rows, began_ns)
         self._mark = look.mark
         self.admission.limiter.sweep(time.monotonic_ns())
 

@@ -37,7 +37,8 @@ def admission(terms: Terms = UNLIMITED, status: Status = Status.ACTIVE, used: di
     directory = Directory(subscriptions={"acme": Subscription("acme", "pro", status, terms=terms)})
     made = Admission(lambda: directory, clock_ns=Clock())
     made.ledger.turn_to(month_of(NOW))
-    made.ledger.learn(month_of(NOW), used or {}, 100 * SECOND_NS)
+    rows = [(*account, each.jobs, each.tokens) for account, each in (used or {}).items()]
+    made.ledger.learn(month_of(NOW), rows, 100 * SECOND_NS)
     return made
 
 

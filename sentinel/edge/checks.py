@@ -13,7 +13,7 @@ import attrs
 from sentinel.edge.gcra import SECOND_NS
 from sentinel.edge.limits import Bucket, Limiter
 from sentinel.edge.plans import Terms
-from sentinel.edge.quota import Account, Ledger, seconds_left
+from sentinel.edge.quota import Ledger, Tally, seconds_left
 from sentinel.edge.subscriptions import Standing, Subscription, standing
 from sentinel.errors import Forged, PaymentRequired, QuotaUsedUp, SentinelError, Suspended, TooManyRequests, Unavailable
 
@@ -43,19 +43,26 @@ REFUSE, TELL, DELAY = Treatment.REFUSE, Treatment.TELL, Treatment.DELAY
 
 @attrs.define
 class Asking:
-    """A request at the door, and what is known of who sent it. `jobs` come in together; `end_user` is "" where nobody is named."""
+    """
+    A request at the door, and what is known of who sent it.
+
+    Attributes:
+        jobs: so many come in together.
+        end_user: the one person who is asked for; "" for the request as a whole.
+        limits, tally: of that person, or of the tenant and its way in.
+    """
 
     proof: str
-    tenant: str
     subscription: Subscription | None
     terms: Terms
-    ledger: Ledger
     limiter: Limiter
+    ledger: Ledger
     now: float
     now_ns: int
-    jobs: int = 1
-    end_user: str = ""
-    limits: Sequence[Bucket] = ()
+    jobs: int
+    end_user: str
+    limits: Sequence[Bucket]
+    tally: Tally
 
 
 @attrs.frozen
@@ -104,10 +111,8 @@ KINDS = {"tenant": "of this account", "source": "of this source", "key": "with t
 
 def known(asking: Asking) -> No | None:
     """Is it known what was used? A limit on cost is closed when it is not; one on jobs stays open."""
-    looked_at_ns, terms = asking.ledger.looked_at_ns, asking.terms
-    if terms.tokens is None and terms.user_tokens is None:
-        return None
-    if looked_at_ns is not None and asking.now_ns - looked_at_ns < USAGE_STALE_NS:
+    terms = asking.terms
+    if (terms.tokens is None and terms.user_tokens is None) or asking.ledger.is_known(asking.now_ns, USAGE_STALE_NS):
         return None
     error = Unavailable("It is not known just now what is left of the quota of tokens.", retry_after_seconds=5)
     return No(error, ASK_AGAIN_SECONDS)
@@ -119,17 +124,17 @@ def quota(asking: Asking) -> No | None:
     jobs, tokens = (terms.user_jobs, terms.user_tokens) if asking.end_user else (terms.jobs, terms.tokens)
     if jobs is None and tokens is None:
         return None
-    account, whose = Account(asking.tenant, asking.end_user), "of one person" if asking.end_user else "of this account"
-    ledger, processes = asking.ledger, asking.limiter.processes
-    if jobs is not None and ledger.jobs_left(account, jobs, processes) < 1:
-        return _used_up(f"The {jobs} jobs a month {whose} are used up.", asking.now)
-    if tokens is not None and ledger.used(account).tokens >= tokens:
-        return _used_up(f"The {tokens} tokens a month {whose} are used up.", asking.now)
+    if jobs is not None and asking.tally.jobs_left(jobs, asking.limiter.processes) < 1:
+        return _used_up(asking, f"{jobs} jobs")
+    if tokens is not None and asking.tally.tokens >= tokens:
+        return _used_up(asking, f"{tokens} tokens")
     return None
 
 
-def _used_up(detail: str, now: float) -> No:
-    return No(QuotaUsedUp(detail, retry_after_seconds=-int(-seconds_left(now) // 1)))
+def _used_up(asking: Asking, what: str) -> No:
+    whose = "of one person" if asking.end_user else "of this account"
+    seconds = -int(-seconds_left(asking.now) // 1)
+    return No(QuotaUsedUp(f"The {what} a month {whose} are used up.", retry_after_seconds=seconds))
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ record, so together they let in at most one job too many for each other process.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -29,9 +29,6 @@ class Used:
     tokens: int = 0
 
 
-NOTHING = Used()
-
-
 def month_of(now: float) -> str:
     """The month that the moment (seconds since the epoch) is in, as YYYY-MM."""
     return _month_of_hour(int(now // 3600))
@@ -49,57 +46,90 @@ def seconds_left(now: float) -> float:
     return following.timestamp() - now
 
 
+@attrs.define(eq=False)
+class Tally:
+    """
+    What one account has used this month, as far as this process knows.
+
+    Attributes:
+        jobs, tokens: what the record had counted at the last look.
+        on_the_way: jobs that were let in here, and neither kept nor given back yet.
+        kept: jobs kept here since the last look began.
+        kept_before: those kept before it began, until it has told.
+    """
+
+    jobs: int = 0
+    tokens: int = 0
+    on_the_way: int = 0
+    kept: int = 0
+    kept_before: int = 0
+
+    def jobs_left(self, quota: int, processes: int) -> int:
+        """How many jobs this process may let in before the next look."""
+        return -((self.jobs - quota) // processes) - self.on_the_way - self.kept - self.kept_before
+
+    def is_used_up(self, jobs: int | None, tokens: int | None, processes: int) -> bool:
+        """Whether nothing is left of a quota of jobs, or of one of tokens."""
+        return (jobs is not None and self.jobs_left(jobs, processes) < 1) or (tokens is not None and self.tokens >= tokens)
+
+
 @attrs.define
 class Ledger:
     """
-    What has been used this month, as far as this process knows.
+    The tallies of one month. `looked_at_ns` (monotonic) is when the last look at the record that has told began; None for never.
 
-    A job is on its way (`take`) until it is kept or given back; what was kept counts here until a look at the record that began
-    later has told. `looked_at_ns` (monotonic) is when the last such look began; None for never.
+    A job is on its way until it is kept or given back; what was kept counts here until a look that began later has told.
     """
 
     month: str = ""
     looked_at_ns: int | None = None
-    _known: dict[Account, Used] = attrs.field(factory=dict)
-    _on_the_way: dict[Account, int] = attrs.field(factory=dict)
-    _kept: dict[Account, int] = attrs.field(factory=dict)
-    _kept_before: dict[Account, int] = attrs.field(factory=dict)
+    _tallies: dict[str, dict[str, Tally]] = attrs.field(factory=dict)  # by tenant, then by end user
+    _kept: list[Tally] = attrs.field(factory=list)
+    _kept_before: list[Tally] = attrs.field(factory=list)
 
-    def used(self, account: Account) -> Used:
-        """What the record has counted for the account, as of the last look."""
-        return self._known.get(account, NOTHING)
+    def tally(self, tenant: str, end_user: str = "") -> Tally:
+        """The account's tally; it is this month's, and means nothing in the next."""
+        tallies = self._tallies.get(tenant)
+        if tallies is None:
+            tallies = self._tallies[tenant] = {}
+        found = tallies.get(end_user)
+        if found is None:
+            found = tallies[end_user] = Tally()
+        return found
 
-    def jobs_left(self, account: Account, quota: int, processes: int) -> int:
-        """How many jobs this process may let in before the next look."""
-        own = self._on_the_way.get(account, 0) + self._kept.get(account, 0) + self._kept_before.get(account, 0)
-        return -(-(quota - self.used(account).jobs) // processes) - own
+    def is_known(self, now_ns: int, stale_ns: int) -> bool:
+        """Whether the record has told within that time what was used."""
+        return self.looked_at_ns is not None and now_ns - self.looked_at_ns < stale_ns
 
-    def take(self, account: Account, jobs: int) -> None:
-        """These are let in."""
-        self._on_the_way[account] = self._on_the_way.get(account, 0) + jobs
-
-    def settle(self, account: Account, jobs: int, kept: int) -> None:
+    def settle(self, tally: Tally, jobs: int, kept: int) -> None:
         """Of these that were let in, so many are kept; the others were there before, or were not kept."""
-        left = self._on_the_way.pop(account, 0) - jobs
-        if left > 0:
-            self._on_the_way[account] = left
+        tally.on_the_way -= jobs
         if kept:
-            self._kept[account] = self._kept.get(account, 0) + kept
+            if not tally.kept:
+                self._kept.append(tally)
+            tally.kept += kept
 
     def turn_to(self, month: str) -> None:
-        """A new month has nothing used."""
+        """A new month has nothing used. What is still on its way belongs to the month in which it came."""
         if month != self.month:
             self.month, self.looked_at_ns = month, None
-            self._known, self._kept, self._kept_before = {}, {}, {}
+            self._tallies, self._kept, self._kept_before = {}, [], []
 
     def look(self) -> None:
         """A look at the record begins."""
-        for account, jobs in self._kept.items():
-            self._kept_before[account] = self._kept_before.get(account, 0) + jobs
-        self._kept = {}
+        for tally in self._kept:
+            tally.kept_before += tally.kept
+            tally.kept = 0
+        self._kept_before += self._kept
+        self._kept = []
 
-    def learn(self, month: str, found: Mapping[Account, Used], began_ns: int) -> None:
-        """What the look has found: whatever was kept before it began is counted there now."""
-        if month == self.month:
-            self._known.update(found)
-            self._kept_before, self.looked_at_ns = {}, began_ns
+    def learn(self, month: str, found: Iterable[tuple[str, str, int, int]], began_ns: int) -> None:
+        """What the look has found: each account's tenant, end user, jobs and tokens. What was kept before it began is in them."""
+        if month != self.month:
+            return
+        for tenant, end_user, jobs, tokens in found:
+            tally = self.tally(tenant, end_user)
+            tally.jobs, tally.tokens = jobs, tokens
+        for tally in self._kept_before:
+            tally.kept_before = 0
+        self._kept_before, self.looked_at_ns = [], began_ns

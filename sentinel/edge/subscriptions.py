@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import attrs
@@ -48,19 +49,24 @@ class Standing(StrEnum):
     SUSPENDED = "suspended"
 
 
-def standing(subscription: Subscription | None, now: float) -> Standing:
-    """
-    The tenant's standing; good without any subscription.
-
-    Past due is served until `valid_until`, which then is the end of the grace, and not at all without one.
-    """
+def good_until(subscription: Subscription | None) -> float:
+    """Until when whoever has it is served; minus infinity for not at all. Past due, `valid_until` is the end of the grace."""
     if subscription is None:
+        return math.inf
+    until = subscription.valid_until
+    if subscription.status in (Status.ACTIVE, Status.TRIALING):
+        return math.inf if until is None else until
+    return until if subscription.status is Status.PAST_DUE and until is not None else -math.inf
+
+
+def standing(subscription: Subscription | None, now: float) -> Standing:
+    """The tenant's standing; good without any subscription."""
+    if subscription is None or now < good_until(subscription):
         return Standing.GOOD
-    status, until = subscription.status, subscription.valid_until
-    if status is Status.SUSPENDED:
-        return Standing.SUSPENDED
-    if status is Status.PAST_DUE:
-        return Standing.GOOD if until is not None and now < until else Standing.UNPAID
-    if status is Status.ENDED or (until is not None and now >= until):
-        return Standing.ENDED
-    return Standing.GOOD
+    match subscription.status:
+        case Status.SUSPENDED:
+            return Standing.SUSPENDED
+        case Status.PAST_DUE:
+            return Standing.UNPAID
+        case _:
+            return Standing.ENDED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -16,10 +16,19 @@ GATEWAY_SILENT_SECONDS = 12.0  # a gateway that was not seen for so long has no 
 
 @attrs.frozen
 class Look:
-    """What was used, as a look at the record has found it; the next one may begin at `mark`, which only that record understands."""
+    """
+    What was used, as a look at the record has found it; the next one may begin at `mark`, which only that record understands.
 
-    used: Mapping[Account, Used]
+    Each row is an account's tenant and end user, and how many jobs and tokens it has used: there may be many.
+    """
+
+    rows: Sequence[tuple[str, str, int, int]]
     mark: float
+
+    @property
+    def used(self) -> Mapping[Account, Used]:
+        """The same by account."""
+        return {Account(tenant, end_user): Used(jobs, tokens) for tenant, end_user, jobs, tokens in self.rows}
 
 
 class MeteringRecord(Protocol):

@@ -291,6 +291,9 @@ class PostgresRecord(SqlRecord):
             cursor.row_factory = tuple_row
             return [column.name for column in cursor.description or ()], cursor.fetchall()
 
+    def _plain(self, name: str, /, **values: Any) -> list[tuple[Any, ...]]:
+        return self._tuples(name, **values)[1]
+
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return [job_id for job_id in ids if _is_uuid(job_id)]
 

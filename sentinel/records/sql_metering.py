@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from sentinel.edge.plans import Terms, overlaid, parse_terms, terms_text
-from sentinel.edge.quota import Account, Used
 from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.records import rows
 from sentinel.records.metering import GATEWAY_SILENT_SECONDS, Look
@@ -31,8 +30,7 @@ class SqlMetering(Statements):
 
     def usage(self, month: str, since: float = 0) -> Look:
         mark = self._one("usage_mark", month=month)["mark"]  # asked first: what changes meanwhile is found now or by the next look
-        found = self._all("usage", month=month, since=since)
-        return Look({Account(row["tenant"], row["end_user"]): Used(row["jobs"], row["tokens"]) for row in found}, mark)
+        return Look(self._plain("usage", month=month, since=since), mark)
 
     def add_up_usage(self) -> None:
         """Nothing: what is counted is final."""

@@ -27,6 +27,10 @@ class Statements(ABC):
     def _all(self, name: str, /, **values: Any) -> list[Any]:
         """Run a statement; its rows, with columns by name."""
 
+    def _plain(self, name: str, /, **values: Any) -> list[tuple[Any, ...]]:
+        """The same, for a statement with many rows: each a tuple."""
+        return [tuple(row) for row in self._all(name, **values)]
+
     @abstractmethod
     def _ids(self, ids: Sequence[str]) -> Any:
         """A list of ids as the dialect's statements take it."""

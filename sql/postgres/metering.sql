@@ -23,7 +23,8 @@ SELECT txid_snapshot_xmin(txid_current_snapshot()) AS mark
 
 -- name: usage
 -- What was changed by the transaction `since` or a later one, in full: the news that nobody has added up yet, and what was. The planner
--- does not know how much news there is, so it gets no join to plan: who has changed is looked up in a hash, what was added up by its key.
+-- does not know how much news there is, so it gets no join to plan: who has changed is looked up in a hash, what was added up by its
+-- key. Then it sorts, by what differs soonest.
 WITH lately AS MATERIALIZED (
     SELECT tenant, end_user FROM usage_news WHERE month = :month AND changed_by >= :since::bigint
     UNION SELECT tenant, end_user FROM usage WHERE month = :month AND changed_by >= :since::bigint)
@@ -32,7 +33,7 @@ FROM (SELECT tenant, end_user, jobs, tokens FROM usage_news
       WHERE month = :month AND ((tenant, end_user) IN (SELECT tenant, end_user FROM lately)) IS TRUE
       UNION ALL SELECT u.* FROM lately AS l CROSS JOIN LATERAL (
           SELECT tenant, end_user, jobs, tokens FROM usage WHERE tenant = l.tenant AND month = :month AND end_user = l.end_user OFFSET 0) AS u
-) AS every GROUP BY 1, 2
+) AS every GROUP BY end_user, tenant
 
 -- name: add_up_usage
 WITH taken AS (

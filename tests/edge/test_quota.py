@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from sentinel.edge.gcra import Rate
 from sentinel.edge.plans import NAMES, Terms, overlaid, parse_line, parse_terms, terms_text
-from sentinel.edge.quota import Account, Ledger, Used, month_of, seconds_left
+from sentinel.edge.quota import Ledger, month_of, seconds_left
 from sentinel.edge.subscriptions import Standing, Status, Subscription, standing
 from sentinel.errors import BadInput
 
-ACME = Account("acme")
 NOW = 1_700_000_000.0
 
 
@@ -33,13 +32,13 @@ class TestMonth:
         ledger = Ledger()
         ledger.turn_to("2023-11")
         ledger.look()
-        ledger.take(ACME, 1)
-        ledger.settle(ACME, 1, 1)
-        ledger.learn("2023-11", {ACME: Used(10, 5)}, 0)
-        assert ledger.jobs_left(ACME, 10, 1) == -1
+        ledger.tally("acme").on_the_way += 1
+        ledger.settle(ledger.tally("acme"), 1, 1)
+        ledger.learn("2023-11", [("acme", "", 10, 5)], 0)
+        assert ledger.tally("acme").jobs_left(10, 1) == -1
         ledger.turn_to("2023-12")
-        ledger.learn("2023-11", {ACME: Used(11, 5)}, 1)
-        assert ledger.jobs_left(ACME, 10, 1) == 10
+        ledger.learn("2023-11", [("acme", "", 11, 5)], 1)
+        assert ledger.tally("acme").jobs_left(10, 1) == 10
         assert ledger.looked_at_ns is None
 
 
@@ -53,24 +52,24 @@ class TestLedger:
         """
         ledger, quota, kept, under_way, looking = Ledger(month="m"), 100, 0, 0, None
         for step in data.draw(st.lists(st.sampled_from(["take", "keep", "lose", "look", "read", "learn"]), max_size=80)):
-            if step == "take" and ledger.jobs_left(ACME, quota, 1) > 0:
-                ledger.take(ACME, 1)
+            if step == "take" and ledger.tally("acme").jobs_left(quota, 1) > 0:
+                ledger.tally("acme").on_the_way += 1
                 under_way += 1
             elif step in ("keep", "lose") and under_way:
                 kept, under_way = kept + (step == "keep"), under_way - 1
-                ledger.settle(ACME, 1, int(step == "keep"))
+                ledger.settle(ledger.tally("acme"), 1, int(step == "keep"))
             elif step == "look" and looking is None:
                 ledger.look()
                 looking = kept
             elif step == "read" and looking is not None:
                 looking = kept  # the record is read some time after the look began
             elif step == "learn" and looking is not None:
-                ledger.learn("m", {ACME: Used(looking)}, 1)
+                ledger.learn("m", [("acme", "", looking, 0)], 1)
                 looking = None
-            assert ledger.jobs_left(ACME, quota, 1) <= quota - kept - under_way
+            assert ledger.tally("acme").jobs_left(quota, 1) <= quota - kept - under_way
         ledger.look()
-        ledger.learn("m", {ACME: Used(kept)}, 1)
-        assert ledger.jobs_left(ACME, quota, 1) == quota - kept - under_way
+        ledger.learn("m", [("acme", "", kept, 0)], 1)
+        assert ledger.tally("acme").jobs_left(quota, 1) == quota - kept - under_way
 
     @given(st.integers(1, 1000), st.integers(1, 8))
     def test_shares_of_what_is_left(self, quota: int, processes: int) -> None:
@@ -78,8 +77,8 @@ class TestLedger:
         used = 0
         for _ in range(50):
             left = Ledger(month="m")
-            left.learn("m", {ACME: Used(used)}, 1)
-            used += processes * max(0, left.jobs_left(ACME, quota, processes))
+            left.learn("m", [("acme", "", used, 0)], 1)
+            used += processes * max(0, left.tally("acme").jobs_left(quota, processes))
         assert quota <= used <= quota + processes - 1
 
 
