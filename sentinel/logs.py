@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ TRACES_MAX = 5
 
 _process = secrets.token_hex(3)
 _requests = count(1)
+_request: ContextVar[int] = ContextVar("request", default=0)  # its number: most requests write no line that has it
 
 
 def configure_logs(log_format: str = "text", level: str = "info") -> None:
@@ -36,6 +38,7 @@ def configure_logs(log_format: str = "text", level: str = "info") -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _numbered,
         structlog.stdlib.add_log_level,
         _redacted,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -74,7 +77,7 @@ class _Handler(logging.Handler):
 
 def begin_request() -> None:
     """From now on every line of this task, and of those it starts, carries the id of a new request."""
-    structlog.contextvars.bind_contextvars(request=f"{_process}-{next(_requests):x}")
+    _request.set(next(_requests))
 
 
 def begin_job(job_id: str) -> None:
@@ -93,6 +96,13 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in {frames[-1].name} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return type(error).__name__ + place
+
+
+def _numbered(_logger: Any, _name: str, event: Any) -> Any:
+    """The event with the id of the request that this task serves, if it serves one."""
+    if number := _request.get():
+        event["request"] = f"{_process}-{number:x}"
+    return event
 
 
 def _redacted(_logger: Any, _name: str, event: Any) -> Any:

@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -30,6 +31,7 @@ from sentinel.records import Store
 WRITE_SECONDS, LOOK_SECONDS = 1.0, 0.05
 ASK_SECONDS_MAX = 1.0
 STALE_SECONDS = 10.0  # a sibling that was not heard of for so long is gone
+ROUTE_CHARACTERS = 64  # of a path tell what it is counted as; more would only fill the memory
 _ROUTES = ("v1", "healthz", "readyz", "metrics", "openapi.json")
 
 
@@ -43,13 +45,12 @@ class Monitor:
     metrics: Metrics = attrs.field(factory=Metrics)
     gauges: dict[str, Callable[[], float]] = attrs.field(factory=dict)
     totals: dict[str, Callable[[], Mapping[str, int]]] = attrs.field(factory=dict)
-    _channels: frozenset[str] = attrs.field(factory=lambda: frozenset(channels()))
     _late: float = 0.0
     _started: float = attrs.field(factory=time.time)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """A request has its answer."""
-        route = self._route(path)
+        route = _route(path[:ROUTE_CHARACTERS])
         self.metrics.count("sentinel_requests_total", route, str(status))
         self.metrics.observe("sentinel_request_seconds", seconds, route)
 
@@ -84,13 +85,6 @@ class Monitor:
             worst = max(worst, late)
             self.metrics.observe("sentinel_loop_lag_seconds", late)
         self._late = worst
-
-    def _route(self, path: str) -> str:
-        first, _, rest = path[1:].partition("/")
-        if first == "webhooks":
-            channel = rest.partition("/")[0]
-            return f"webhooks/{channel}" if channel in self._channels else "webhooks"
-        return first if first in _ROUTES else "other"
 
     def _own(self) -> list[Sample]:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -138,6 +132,16 @@ class Monitor:
                 ("sentinel_workers", (("status", status),), float(alive.count(status))) for status in sorted(set(alive))
             ]
         return [("sentinel_record_up", (), 0.0)]
+
+
+@lru_cache(1_024)
+def _route(path: str) -> str:
+    """What a request is counted as. Nearly all have one of a few paths."""
+    first, _, rest = path[1:].partition("/")
+    if first == "webhooks":
+        channel = rest.partition("/")[0]
+        return f"webhooks/{channel}" if channel in channels() else "webhooks"
+    return first if first in _ROUTES else "other"
 
 
 def siblings() -> tuple[Path | None, str]:

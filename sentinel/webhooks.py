@@ -162,17 +162,20 @@ def _first_state(event: Event, found: Screening, source: Source, characters_max:
 
 def check_media(request: Request, content_types: tuple[str, ...]) -> None:
     """Raise UnsupportedMedia unless the body is plain, in UTF-8, and of one of these types."""
-    if request.header("content-encoding").strip().lower() not in ("", "identity"):
+    encoding, given = request.header("content-encoding"), request.header("content-type")
+    if not encoding and given in content_types:
+        return  # as nearly always
+    if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMedia("Compressed bodies are not taken; send the body as it is.")
     if request.content_type() not in content_types:
         raise UnsupportedMedia(f"The content type must be {' or '.join(content_types)}.")
-    charset = request.header("content-type").lower().partition("charset=")[2].partition(";")[0].strip(' "')
+    charset = given.lower().partition("charset=")[2].partition(";")[0].strip(' "')
     if charset not in ("", "utf-8", "utf8", "us-ascii"):
         raise UnsupportedMedia("The charset must be UTF-8.")
 
 
 def _with_ids(answer: Response, jobs: list[NewJob], created: list[bool]) -> Response:
-    headers = [("sentinel-job-id", ",".join(job.id for job in jobs))]
+    headers = [("sentinel-job-id", ",".join([job.id for job in jobs]))]
     if not any(created):
         headers.append(("sentinel-duplicate", "true"))
     return answer.with_headers(*headers)

@@ -195,23 +195,24 @@ def _message(message: Any, value: Any, source: Source) -> Event | None:
         wordless = kind not in TEXTS or kind in CAPTIONED
         return None if wordless else unclear(message, f"A message of type {kind} has no text.", wamid)
     number = text_at(value, "metadata", "phone_number_id") or source.setting("phone_number_id")
-    user, scoped = text_at(message, "from"), _scoped_id(message, value)
+    user = text_at(message, "from")
+    scoped = _scoped_id(user, value)
     if not (number and (user or scoped)):
         return unclear(message, "A message does not say from whom or to which number.", wamid)
     address = {"to": user, "recipient": scoped, "phone_number_id": number, "message_id": wamid}
+    name = short_id(wamid)
     return Event(
-        short_id(wamid),
+        name,
         text,
         short_id(f"{number}:{user or scoped}"),
         short_id(user or scoped),
         {key: known for key, known in address.items() if known},
-        identity=short_id(wamid),
+        identity=name,
     )
 
 
-def _scoped_id(message: Any, value: Any) -> str:
+def _scoped_id(user: str, value: Any) -> str:
     """The sender's business-scoped user id, which Meta sends beside the phone number or instead of it; or ""."""
-    user = text_at(message, "from")
     for contact in list_at(value, "contacts"):
         if not user or text_at(contact, "wa_id") == user:
             return text_at(contact, "user_id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from sentinel.channels.salesforce import OUTBOUND, SOAP
 from sentinel.channels.shared.signing import hmac_hex
 from sentinel.gateway import Gateway
 from sentinel.http import Request
-from sentinel.model import Source, State
+from sentinel.model import Source, State, job_id
 from sentinel.records import JobFilter, Record
 from sentinel.settings import Settings
 from tests.gateway.wire import Answer, Api, answer_of
@@ -433,3 +434,10 @@ async def test_only_a_path_token_may_follow_the_source(gateway):
     assert (await post(gateway, Request("POST", "/webhooks/telegram/shop/more"))).status == 404
     assert (await post(gateway, Request("POST", "/webhooks/salesforce/shop/token/more"))).status == 404
     assert (await post(gateway, Request("POST", "/webhooks/salesforce/shop/token"))).status == 415
+
+
+def test_an_identity_has_the_same_id_as_ever():
+    """An id is the hash of the identity's parts, each behind its length in bytes: a record knows what an older version has kept."""
+    assert job_id("default", "whatsapp", "shop", "wamid.1") == "6aad8693-7cb4-397b-94bc-5f9e40993c2c"
+    hashed = hashlib.sha256(b"1:t8:telegram5:b\xc3\xbcro2:\xc3\xa9").hexdigest()[:32]
+    assert [job_id("t", "telegram", "b\u00fcro", "\u00e9").replace("-", "") for _ in range(2)] == [hashed] * 2

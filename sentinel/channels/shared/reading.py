@@ -55,9 +55,12 @@ def text_at(value: Any, *path: str) -> str:
 
 
 def list_at(value: Any, *path: str) -> list[Any]:
-    """The list at the end of the path; an empty one if there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, list) else []
+    """The list at the end of the path; an empty one if there is none. The same walk again."""
+    for key in path:
+        if type(value) is not dict and not isinstance(value, Mapping):
+            return []
+        value = value.get(key)
+    return value if isinstance(value, list) else []
 
 
 def first_text(value: Any, paths: Iterable[tuple[str, ...]]) -> str:
