@@ -16,6 +16,7 @@ from sentinel.records import LEASE_SECONDS, Store
 
 REAP_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
+ERASE_SECONDS = 0.5  # at a time: whoever asks for much must not keep the workers from their jobs
 DAY_SECONDS = 86_400.0
 
 
@@ -36,8 +37,7 @@ class Janitor:
                 await self.store.call(self.store.record.promote, time.time())
                 await self._reap()
                 await self.store.call(self.store.record.add_up_usage)
-                while await self.store.call(self.store.record.erase, time.time()):
-                    await trio.lowlevel.checkpoint()
+                await self._erase()
                 if trio.current_time() - pruned_at > PRUNE_SECONDS:
                     pruned_at = trio.current_time()
                     await self._prune()
@@ -57,6 +57,12 @@ class Janitor:
         well_seconds = min(trio.current_time() - self._well_since, await self.store.call(self.store.record.up_seconds))
         if rescued := await self.store.call(self.store.record.reap, time.time(), well_seconds > LEASE_SECONDS):
             log.warning("jobs.rescued", jobs=rescued)
+
+    async def _erase(self) -> None:
+        """Erase for a little while, in short calls, between which others use the record."""
+        until = trio.current_time() + ERASE_SECONDS
+        while trio.current_time() < until and await self.store.call(self.store.record.erase, time.time()):
+            await trio.lowlevel.checkpoint()
 
     async def _prune(self) -> None:
         while pruned := await self.store.call(self.store.record.prune, time.time() - self.retention_days * DAY_SECONDS):

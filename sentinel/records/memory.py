@@ -14,6 +14,7 @@ from sentinel.model import Chat, Claim
 
 TURNS_READ_MAX = 200
 ERASE_SEQUENCES = 20_000  # of jobs looked at in one transaction
+ERASED_AT_A_TIME = 4  # erasures that one call goes on with
 
 
 @attrs.frozen
@@ -93,7 +94,7 @@ class MemoryRecord(Protocol):
 
     def erase(self, now: float) -> bool:
         """
-        Go on with what is to be erased, a bounded piece of it. True if it is worth asking again at once.
+        Go on with what is to be erased, a bounded piece of it, of each tenant in turn. True if it is worth asking again at once.
 
         Jobs that wait are cancelled, those that run are asked to stop and are erased when they have ended.
         """

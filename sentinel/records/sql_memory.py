@@ -9,7 +9,7 @@ import attrs
 
 from sentinel.model import Chat, Claim, State
 from sentinel.records import rows
-from sentinel.records.memory import ERASE_SEQUENCES, TURNS_READ_MAX, Erasure, Held, Memory, Turn
+from sentinel.records.memory import ERASE_SEQUENCES, ERASED_AT_A_TIME, TURNS_READ_MAX, Erasure, Held, Memory, Turn
 from sentinel.records.statements import Statements
 
 ERASED_BY_JOB = ("erase_outbox", "erase_effects", "erase_partials", "erase_jobs")
@@ -80,11 +80,11 @@ class SqlMemory(Statements):
         return Erasure(**{name: row[name] for name in _ERASURE_FIELDS}) if row else None
 
     def erase(self, now: float) -> bool:
-        moved = [self._erase_some(row["id"], now) for row in self._all("pending_erasures")]
+        moved = [self._erase_some(row["id"], now) for row in self._all("pending_erasures", limit=ERASED_AT_A_TIME)]
         return any(moved)
 
     def _erase_some(self, erasure_id: str, now: float) -> bool:
-        """Erase what the next jobs tell of; whether the walk went on."""
+        """Erase what the next jobs tell of; whether the walk went on or came to its end."""
         with self._transaction():
             row = self._first("locked_erasure", id=erasure_id)
             if row is None:
@@ -100,7 +100,7 @@ class SqlMemory(Statements):
             for name in ERASED_BY_JOB:
                 self._run(name, ids=self._ids(ids))
             self._run("reach_erasure", id=erasure_id, reached=through, jobs=len(ids), now=now)
-        return bool(through > row["reached"])
+        return bool(through > row["reached"] or through >= row["up_to"])
 
     def _stop_live(self, window: dict[str, Any], now: float) -> int:
         """Cancel what is not over; how far the walk may go: before the first job that still runs."""

@@ -61,7 +61,8 @@ SELECT :id, :tenant, :channel::text, :source::text, :conversation::text, :sender
 SELECT * FROM erasures WHERE id = :id AND tenant = :tenant
 
 -- name: pending_erasures
-SELECT * FROM erasures WHERE done_at IS NULL ORDER BY requested_at
+-- The first of each tenant first, and among those no order: one that waits for the end of a job must not hold up all others.
+SELECT id FROM erasures WHERE done_at IS NULL ORDER BY row_number() OVER (PARTITION BY tenant ORDER BY requested_at), random() LIMIT :limit
 
 -- name: locked_erasure
 SELECT * FROM erasures WHERE id = :id AND done_at IS NULL FOR UPDATE SKIP LOCKED

@@ -5,7 +5,7 @@ import pytest
 
 from sentinel.model import Chat, Claim, State
 from sentinel.records import Reply, memory
-from sentinel.records.memory import Erasure
+from sentinel.records.memory import ERASED_AT_A_TIME, Erasure
 from tests.records.conftest import NOW, TENANT, Bench, new_job
 from tests.records.test_conformance import end_as
 
@@ -244,3 +244,19 @@ class TestErasure:
         ids = [say(bench, f"q{number}", chat=CHAT if number % 2 else OTHERS[3]) for number in range(7)]
         assert erase(bench, conversation="c").jobs == 3
         assert [bench.job(job_id).input[0]["role"] for job_id in ids] == ["user", "raw"] * 3 + ["user"]
+
+    def test_many_at_a_time(self, bench):
+        """However many erasures a tenant asks for, a call goes on with a few, another tenant's among them; all get done."""
+        say(bench, "secret")
+        for number in range(30):
+            bench.record.request_erasure(Erasure(f"many-{number}", TENANT, sender=f"nobody {number}"), NOW)
+        bench.record.request_erasure(Erasure("another", "other", sender="nobody"), NOW + 1)
+        assert bench.record.erase(NOW + 2)
+        done = [number for number in range(30) if bench.record.find_erasure(f"many-{number}", TENANT).done_at is not None]
+        assert 1 <= len(done) < ERASED_AT_A_TIME
+        assert bench.record.find_erasure("another", "other").done_at == NOW + 2
+        calls = 0
+        while bench.record.erase(NOW + 3):
+            calls += 1
+        assert calls <= 30
+        assert all(bench.record.find_erasure(f"many-{number}", TENANT).done_at is not None for number in range(30))
