@@ -22,8 +22,8 @@ from sentinel.records import Bell, Store
 HINT_SECONDS = 5.0  # between taking a hint and claiming its job; then the hint is there again for others
 LOOK_SECONDS = 0.02  # between two looks where nothing tells of new jobs
 BELL_SECONDS = 0.25  # a bell may be deaf, so nobody relies on it for longer
-DISPATCH_SECONDS = 0.5  # one wait for the dispatch: a job that it hides, because it hangs, must be begun within a second
-IDLE_SECONDS = 0.9  # with a dispatch, the record is asked about every second all the same
+DISPATCH_SECONDS = 0.4  # one wait for the dispatch: a job that it hides, because it hangs, must be begun within a second
+IDLE_SECONDS = 0.7  # with a dispatch, the record is asked after every other wait all the same: Redis may be too full for a hint
 
 
 @attrs.define(eq=False)

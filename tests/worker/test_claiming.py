@@ -203,6 +203,20 @@ async def test_redis_hangs_while_a_worker_waits_for_it(server, tmp_path):
                     await trio.sleep(0.05)
 
 
+async def test_a_job_of_which_redis_knows_nothing(server, tmp_path):
+    """What a gateway elsewhere could not tell Redis, because it is full, is begun within a second by who waits for Redis."""
+    async with working(server, tmp_path) as work:
+        for pause in (0.1, 0.3, 0.5):
+            work.accept(new_job())
+            await work.next()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(work.next)
+                await trio.sleep(pause)
+                started = trio.current_time()
+                work.record.accept([new_job()], time.time())
+            assert trio.current_time() - started < 1.0
+
+
 async def test_suspects_are_found_although_redis_knows_none(server, tmp_path):
     """A job that only the record hands out is claimed while Redis is well and empty."""
     async with working(server, tmp_path) as work:
