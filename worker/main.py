@@ -34,10 +34,15 @@ RECORD_RETRY_SECONDS = 1.0
 
 @attrs.frozen
 class Stores:
-    """Beside the connection that claims: what is ended, and a look at a long line, need not wait for a claim, nor delay one."""
+    """
+    Beside the connection that claims: what is ended, and what may take long, need not wait for a claim, nor delay one.
+
+    What may: looks at a long line; callbacks, of which one tenant can have a hundred thousand that are due; the janitor's work.
+    """
 
     writing: Store
     looking: Store
+    aside: Store
 
 
 async def work(settings: Settings) -> None:
@@ -74,8 +79,8 @@ async def _work(stopping: trio.Event, settings: Settings, stores: Stores, claimi
         for task in (
             presence,
             directory,
-            Janitor(store, settings.retention_days, settings.memory_days),
-            Callbacks(store, directory, outbound),
+            Janitor(stores.aside, settings.retention_days, settings.memory_days),
+            Callbacks(stores.aside, directory, outbound),
             Waiting(settings, stores.looking, directory, outbound, pace),
             claiming.keeper,
             offers,
@@ -91,14 +96,15 @@ async def _work(stopping: trio.Event, settings: Settings, stores: Stores, claimi
 
 
 def _open_stores(settings: Settings, store: Store, opened: ExitStack) -> Stores:
-    """More connections to the record of `store`. A file has one writer, so there a second one would be of no use."""
+    """More connections to the record of `store`. A file has one writer, so there a second one that writes would be of no use."""
 
     def another() -> Store:
         made = Store(configured_record(settings, prepared=False))
         opened.callback(made.record.close)
         return made
 
-    return Stores(another() if is_served(settings.record) else store, another())
+    looking = another()
+    return Stores(another(), looking, looking) if is_served(settings.record) else Stores(store, looking, store)
 
 
 async def _patiently_open(settings: Settings, stopping: trio.Event) -> Store | None:
