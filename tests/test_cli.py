@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import socket
@@ -15,7 +16,7 @@ import attrs
 import pytest
 
 from sentinel import standard_webhooks
-from sentinel.cli import main
+from sentinel.cli import main, processes
 from sentinel.edge.keys import is_well_formed, keyed_hash
 from sentinel.model import NewJob, State, job_id
 from sentinel.records import Ending, open_record
@@ -615,3 +616,18 @@ def test_the_audit_tells_of_plans_and_chats_and_names_no_person(url: str, capsys
         *("conversation.held", "conversation.released", "erasure.requested"),
     ]
     assert "lovelace" not in text
+
+
+def test_a_worker_seldom_looks_for_cycles(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim of a few hundred jobs does not make the worker's garbage collector run several times."""
+    monkeypatch.setattr(processes.os, "nice", lambda _increment: 0)
+    monkeypatch.setattr(processes.trio, "run", lambda _work: thresholds.append(gc.get_threshold()[0]))
+    thresholds: list[int] = []
+    before = gc.get_threshold()
+    try:
+        run("worker")
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+    (threshold,) = thresholds
+    assert threshold >= 10_000

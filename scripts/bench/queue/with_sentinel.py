@@ -17,6 +17,7 @@ import attrs
 import trio
 from common import main
 
+from sentinel.cli.processes import calm_garbage_collector
 from sentinel.dispatch.keeper import Keeper, open_keeper
 from sentinel.dispatch.offers import Offers, open_offers
 from sentinel.errors import Unavailable
@@ -29,7 +30,7 @@ from worker.presence import register
 REDIS = sys.argv[5] if sys.argv[5] != "-" else None
 CONVERSATIONS = int(sys.argv[6])  # 0: the jobs belong to none
 ACCEPT = 500
-CLAIM = 250
+CLAIM = 500
 UNDER_WAY_MAX = 1_000  # what runs, what is being ended, and room for the batch that is being claimed
 SLOTS = 100
 END_MAX = 512
@@ -70,6 +71,7 @@ class Side:
         presence = await register(self.store, "ready")
         claiming = Claiming(self.store, self.keeper, open_bell(self.url))
         writing = Store(open_record(self.url, prepared=False))
+        calm_garbage_collector()  # as `sentinel worker` does
         async with trio.open_nursery() as nursery:
             nursery.start_soon(presence.run)
             gate()
