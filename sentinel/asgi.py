@@ -18,7 +18,7 @@ import trio
 from sentinel.edge.forwarded import forwarded_client, is_proxy, networks, plain_address
 from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, TooSlow, Unavailable
 from sentinel.gateway import Gateway, open_gateway
-from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response, problem
+from sentinel.http import CONTROL, HEADER_BYTES_MAX, HEADERS_MAX, Request, Response, problem
 from sentinel.hypercorn_guard import guard_hypercorn
 from sentinel.logs import configure_logs, log
 from sentinel.settings import load_settings
@@ -92,7 +92,7 @@ class Application:
 async def _read_request(scope: dict[str, Any], receive: Receive, gateway: Gateway) -> Request:
     headers = _read_headers(scope["headers"])
     path = scope["path"]
-    if any(character < " " or character == "\x7f" for character in path):
+    if CONTROL.search(path):
         raise BadInput("The path has control characters.")
     length = headers.get("content-length", "0")
     if length.isdigit() and int(length[:20]) > gateway.settings.body_bytes_max:

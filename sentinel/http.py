@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,6 +14,7 @@ from sentinel.errors import BadInput, MethodNotAllowed, NotFound, SentinelError
 
 Headers = tuple[tuple[str, str], ...]
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # what no path may have, on any server
 HEADERS_MAX = 100
 HEADER_BYTES_MAX = 16_384
 

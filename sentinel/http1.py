@@ -17,7 +17,7 @@ import httptools
 
 from sentinel.edge.forwarded import Networks, forwarded_client
 from sentinel.errors import BadInput, HeadersTooLarge, SentinelError, TooLarge, Unavailable
-from sentinel.http import HEADER_BYTES_MAX, HEADERS_MAX, Request, Response
+from sentinel.http import CONTROL, HEADER_BYTES_MAX, HEADERS_MAX, Request, Response
 
 # The names that come with nearly every request, as they are usually spelled: looked up faster than decoded.
 _NAMES = {
@@ -159,7 +159,7 @@ class Reader:
             return
         path, _, query = self._url.decode("latin-1").partition("?")
         path = _plain_path(path)
-        if not path.isprintable():
+        if not path.isprintable() and CONTROL.search(path):
             self._fail(BadInput("The path has control characters."))
             return
         client = forwarded_client(self.client, self._headers, self._limits.proxies) if self.from_proxy else self.client

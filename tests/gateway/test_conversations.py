@@ -86,7 +86,7 @@ async def test_no_key_no_answer(gateway: Gateway, method: str, target: str) -> N
     assert (await Api(gateway, "snt_wrong").call(method, target)).status == 401
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\u00a0b", "\u200bzero", "\U0001f600"])
+@pytest.mark.parametrize("name", ["a\u00a0b", "\u200bzero", "\U0001f600"])
 async def test_any_id_can_be_erased(api: Api, record: Record, name: str) -> None:
     """What a sender may call a conversation or a user, its erasure may name: also what nobody can see."""
     jobs = [accept(record, "chat", conversation=name), accept(record, "user", sender=name)]

@@ -280,6 +280,12 @@ class TestHeaders:
         for target in ("/%00", "/%0a", "/healthz%0d%0aX:%20y", "/%7f", "/%1b[2J"):
             assert (await server.exchange(http("GET", target))).status == 400, target
 
+    async def test_what_nobody_sees(self, server: Server, key: str):
+        """Spaces of other kinds and marks without a width, which the id of a chat may have, are no control characters."""
+        for name in ("a%C2%A0b", "%E2%80%8Bzero", "a%E2%80%AEb"):
+            wanted = http("DELETE", f"/v1/users/{name}", f"Authorization: Bearer {key}")
+            assert (await server.exchange(wanted)).status == 202, name
+
     async def test_no_http(self, server: Server):
         """What is not HTTP is refused or cut off, and others are served."""
         for rubbish in NO_HTTP:
