@@ -11,6 +11,7 @@ import attrs
 
 from sentinel import payload
 from sentinel.errors import BadInput, MethodNotAllowed, NotFound, SentinelError
+from sentinel.values import made_often
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -19,7 +20,7 @@ HEADERS_MAX = 100
 HEADER_BYTES_MAX = 16_384
 
 
-@attrs.frozen
+@made_often
 class Request:
     """
     One HTTP request, whole. Header names are lower case; a repeated header is joined by ", " (RFC 9110, 5.3).
@@ -58,7 +59,7 @@ class Request:
         return self.header("content-type").partition(";")[0].strip().lower()
 
 
-@attrs.frozen
+@made_often
 class Response:
     """
     One HTTP response, whole. `headers` has no Content-Length: the server that sends it adds one.

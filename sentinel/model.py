@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from sentinel.secret import SecretMapping
+from sentinel.values import made_often
 
 API_CHANNEL = "api"
 DEFAULT_TENANT = "default"
@@ -112,7 +113,7 @@ class Chat:
     conversation: str
 
 
-@attrs.frozen
+@made_often
 class Event:
     """
     One item of a webhook that deserves an answer.
@@ -144,7 +145,7 @@ class Document:
     title: str = ""
 
 
-@attrs.frozen
+@made_often
 class NewJob:
     """
     A job that has not been written yet. `input` is a list of {"role", "content"}; `options` is what the caller asked for.
@@ -225,7 +226,7 @@ class Claim:
     lease_token: str = attrs.field(repr=False)
 
 
-@attrs.frozen
+@made_often
 class Hint:
     """A word to the dispatch: this job may be claimed. It may be late, lost or said twice without harm."""
 

@@ -20,11 +20,12 @@ from sentinel.intake import Intake
 from sentinel.logs import log
 from sentinel.model import Event, Metering, NewJob, Source, State, job_id
 from sentinel.notices import Notices
+from sentinel.values import made_often
 
 RAW_ROLE = "raw"  # the only message of a job that was not understood: the body, for a person to read
 
 
-@attrs.frozen(eq=False)
+@made_often
 class Genuine:
     """A webhook whose sender has proved itself, and how."""
 

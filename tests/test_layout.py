@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sentinel.retry",
         "sentinel.secret",
         "sentinel.stop",
+        "sentinel.values",
         "sentinel.visible",
     ),
     ("sentinel.sealing",),

@@ -21,6 +21,7 @@ from sentinel.edge.screening import threshold
 from sentinel.errors import BadInput, NotFound, SentinelError
 from sentinel.http import Request, Response, problem
 from sentinel.model import Event, Outgoing, Source, Verdict
+from sentinel.values import made_often
 
 
 @attrs.frozen
@@ -114,7 +115,7 @@ def check_shared(values: Mapping[str, str]) -> None:
         threshold(values, key)
 
 
-@attrs.frozen
+@made_often
 class Received:
     """
     What a genuine webhook contained.
