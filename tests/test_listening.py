@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
@@ -15,7 +17,7 @@ import trio
 from sentinel.errors import SettingsError
 from sentinel.listening import BACKLOG, is_local, open_listener, url_of
 from sentinel.settings import Settings
-from tests.processes.harness import start, stop
+from tests.processes.harness import environment, start, stop
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
@@ -101,6 +103,25 @@ async def test_processes_share_a_socket_file(settings: Settings, tmp_path: Path)
                 await trio.sleep(0.02)
     finally:
         assert await stop(gateway) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("up",), ("serve", "--processes", "2")], ids=" ".join)
+async def test_an_inherited_socket_of_the_admin_api(settings: Settings, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A socket that was opened for the admin API reaches the process that serves it, whatever is in between."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        address, wanted = opened.getsockname(), attrs.evolve(settings, admin_bind=f"fd://{opened.fileno()}")
+        with (tmp_path / "log").open("wb") as log:
+            command = [sys.executable, "-m", "sentinel", *arguments]
+            given = {"env": environment(wanted), "pass_fds": (opened.fileno(),), "stdin": subprocess.DEVNULL, "stderr": log}
+            process = await trio.lowlevel.open_process(command, **given)  # type: ignore[call-overload]
+    try:
+        with trio.fail_after(30):
+            async with await trio.open_tcp_stream(*address) as stream:
+                await stream.send_all(GET.replace(b"/healthz", b"/admin/v1/tenants"))
+                assert b" 401 " in b"".join([data async for data in stream])
+    finally:
+        assert await stop(process) == 0
 
 
 def children(parent: int) -> list[int]:

@@ -41,9 +41,9 @@ def run_up(_options: argparse.Namespace, settings: Settings) -> int:
     """Gateway and worker as two processes under this one."""
     with suppress(Unavailable):  # the schema first, so that the two do not race for it; a record that is locked now may not be soon
         configured_record(settings).close()
-    given = (int(settings.bind.removeprefix("fd://")),) if settings.bind.startswith("fd://") else ()
+    given = _given(settings.bind)
     command = [sys.executable, "-m", "sentinel"]
-    children = [Child("serve", [*command, "serve"], given, reloads=_has_certificates(settings))]
+    children = [Child("serve", [*command, "serve"], given + _given(settings.admin_bind), reloads=_has_certificates(settings))]
     children.append(Child("worker", [*command, "worker"], given))
     return trio.run(supervise, children, settings.grace_seconds + 2 * STOP_MARGIN_SECONDS)
 
@@ -64,12 +64,8 @@ def run_serve(options: argparse.Namespace, settings: Settings) -> int:
         listener = open_listener(settings.bind)  # stays open here, so that no connection is lost with a child
         files = (listener.fileno(),)
         os.environ[environment_name("bind")] = f"fd://{listener.fileno()}"
-    command = [sys.executable, "-m", "sentinel", "serve", "--one"]
     with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
-        children = [
-            Child(f"serve {number}", command, files, {SIBLINGS: f"{folder}:{number}"}, _has_certificates(settings))
-            for number in range(1, processes + 1)
-        ]
+        children = [_one_of_several(number, folder, files, settings) for number in range(1, processes + 1)]
         return trio.run(supervise, children, settings.grace_seconds + STOP_MARGIN_SECONDS)
 
 
@@ -107,6 +103,20 @@ def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
         print(f"applied {name}")
     record.close()
     print(f"{without_password(settings.record)} is up to date.")
+
+
+def _one_of_several(number: int, folder: str, files: tuple[int, ...], settings: Settings) -> Child:
+    """A process of the gateway; an admin socket that was opened for us is the first one's, and the others know of none."""
+    command = [sys.executable, "-m", "sentinel", "serve", "--one"]
+    environment, admin = {SIBLINGS: f"{folder}:{number}"}, _given(settings.admin_bind)
+    if admin and number > 1:
+        environment, admin = environment | {environment_name("admin_bind"): "off"}, ()
+    return Child(f"serve {number}", command, files + admin, environment, _has_certificates(settings))
+
+
+def _given(bind: str) -> tuple[int, ...]:
+    """The descriptor of a socket that was opened for us, to be passed on."""
+    return (int(bind.removeprefix("fd://")),) if bind.startswith("fd://") else ()
 
 
 def _has_certificates(settings: Settings) -> bool:
