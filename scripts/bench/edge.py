@@ -1,73 +1,114 @@
-"""What the edge checks cost: `Webhooks.receive` and the group commit behind it, with no plan and with every limit a plan can have.
+"""What the edge checks cost: `Gateway.handle` and the group commit behind it, with no plan and with the plans of PLANS.
 
-The two take turns in one process, on one record; signed WhatsApp webhooks, each from another person.
+They take turns in one process, on one record; signed WhatsApp webhooks, each from another person. What is measured is CPU: on a
+busy machine too, what is compared within a turn means something.
+
+    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS             SQLite, no Redis
+    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS served      a private PostgreSQL and Redis, whose CPU is told too
 """
 
 from __future__ import annotations
 
+import gc
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 import trio
 
 from sentinel.channels import channels
+from sentinel.chaos.servers import new_postgres, new_redis
 from sentinel.edge.plans import UNLIMITED, Terms, parse_line
 from sentinel.edge.subscriptions import Subscription
 from sentinel.gateway import Gateway, open_gateway
 from sentinel.http import Request
 from sentinel.model import Source
 from sentinel.records import open_record
+from sentinel.records.directory import Directory
 from sentinel.settings import Settings
 
-EVERYTHING = parse_line(
-    "jobs=1000000000 tokens=1000000000 user_jobs=1000000 user_tokens=1000000 "
-    "tenant_rate=1000000/1 source_rate=1000000/1 key_rate=1000000/1 user_rate=1000000/1"
-)
+TENANT = "jobs=100000000 tokens=1000000000 tenant_rate=1000000/1 source_rate=1000000/1"
+PLANS = {
+    "no plan": UNLIMITED,
+    "tenant": parse_line(TENANT),
+    "every limit": parse_line(f"{TENANT} user_jobs=100000 user_rate=10000/1"),
+    "small limits": parse_line(f"{TENANT} user_jobs=300 user_rate=6/60"),
+}
 AT_ONCE = 256
 
 
-async def take(gateway: Gateway, requests: list[Request]) -> float:
-    """Seconds of CPU of this process for each webhook."""
-    began = time.process_time()
+def cpu_us(pid: int) -> float:
+    """Microseconds of CPU of the process, its threads and its children, all that are alive."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    own = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e3
+    return own + sum(cpu_us(int(child)) for task in tasks for child in (task / "children").read_text().split())
+
+
+async def take(gateway: Gateway, requests: list[Request], servers: list[int]) -> list[float]:
+    """Microseconds of CPU a webhook, of this process and of each server."""
+    before = [time.process_time() * 1e6, *map(cpu_us, servers)]
     for start in range(0, len(requests), AT_ONCE):
         async with trio.open_nursery() as nursery:
             for request in requests[start : start + AT_ONCE]:
                 nursery.start_soon(gateway.handle, request)
-    return (time.process_time() - began) / len(requests)
+    after = [time.process_time() * 1e6, *map(cpu_us, servers)]
+    return [(end - began) / len(requests) for began, end in zip(before, after, strict=True)]
 
 
-async def main(count: int, rounds: int) -> None:
-    """Print what a webhook costs without a plan and with everything limited."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(record=f"sqlite:{Path(folder) / 'edge.db'}", model="fake:0")
+async def main(count: int, turns: int, *, served: bool) -> None:
+    """Print what a webhook costs without a plan, and how much more with each plan: the median of the turns' differences."""
+    numbers = iter(range(10_000_000))
+    costs: dict[str, list[list[float]]] = {name: [] for name in PLANS}
+    with stores(served=served) as (settings, servers):
         record = open_record(settings.record)
         source = Source("default", "whatsapp", "bench", {"app_secret": "s3cret"})
         record.put_source(source, 0)
-        record.put_plan("all", EVERYTHING, 0)
-        numbers = iter(range(10_000_000))
-        costs: dict[str, list[float]] = {"no plan": [], "every limit": []}
         async with open_gateway(settings) as gateway:
-            current = gateway.directory.current
-            for _ in range(rounds):
-                for name, terms in (("no plan", UNLIMITED), ("every limit", EVERYTHING)):
-                    gateway.directory.current = with_terms(current, terms)
+            directories = {name: with_terms(gateway.directory.current, terms) for name, terms in PLANS.items()}
+            gc.freeze()
+            gc.set_threshold(50_000, 20, 50)  # as `sentinel serve` does
+            for turn in range(turns + 1):
+                for name in sorted(PLANS, reverse=bool(turn % 2)):
                     made = [channels()["whatsapp"].sample(source, "hello", next(numbers), time.time()) for _ in range(count)]
-                    costs[name].append(await take(gateway, made))
+                    gateway.directory.current = directories[name]
+                    costs[name].append(await take(gateway, made, servers))
         record.close()
-    for name, seconds in costs.items():
-        print(f"{name:<12} {statistics.median(seconds) * 1e6:7.1f} us ({min(seconds) * 1e6:.1f} to {max(seconds) * 1e6:.1f})")
-    ratios = [limited / free for free, limited in zip(*costs.values(), strict=True)]
-    print(f"ratio        {statistics.median(ratios):7.3f}")
+    print(f"{'':<14}", *(f"{side:>12}" for side in ("gateway", "PostgreSQL", "Redis")[: 1 + len(servers)]))
+    for name, found in costs.items():
+        pairs = list(zip(found[1:], costs["no plan"][1:], strict=True))  # the first turn warms up
+        columns = [
+            statistics.median(one[k] - (0 if one is none else none[k]) for one, none in pairs) for k in range(1 + len(servers))
+        ]
+        print(f"{name:<14}", *(f"{column:>+12.1f}" for column in columns))
 
 
-def with_terms(directory: object, terms: Terms) -> object:
+@contextmanager
+def stores(*, served: bool) -> Iterator[tuple[Settings, list[int]]]:
+    """Where the webhooks are kept, and the processes of the servers."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(record=f"sqlite:{Path(folder) / 'edge.db'}", model="fake:0", spool="off", log_level="error")
+        if not served:
+            yield settings, []
+            return
+        servers = postgres, redis = new_postgres(shared_buffers="512MB", max_wal_size="4GB"), new_redis()
+        try:
+            for server in servers:
+                server.start()
+            yield attrs.evolve(settings, record=postgres.url, redis=redis.url), [server.process.pid for server in servers]
+        finally:
+            for server in servers:
+                server.remove()
+
+
+def with_terms(directory: Directory, terms: Terms) -> Directory:
     """The directory in which the tenant `default` has these terms; without limits, no subscription."""
     has = {} if terms == UNLIMITED else {"default": Subscription("default", "all", terms=terms)}
-    return attrs.evolve(directory, subscriptions=has)  # type: ignore[misc]
+    return attrs.evolve(directory, subscriptions=has)
 
 
-trio.run(main, int(sys.argv[1]), int(sys.argv[2]))
+trio.run(lambda: main(int(sys.argv[1]), int(sys.argv[2]), served="served" in sys.argv[3:]))
