@@ -174,33 +174,34 @@ class PostgresRecord(SqlRecord):
             claims += found
             missed = not found and self._lines.missed(now)
             enough = 2 * len(claims) >= count or (claims and not found)
-            if enough or not (parked or missed or (found and more)):
+            if enough or not (parked or missed or self._lines.left or (found and more)):
                 break
             looked = min(looked * 2, 1000) if parked else looked
         return claims
 
     def _claim(self, worker: int, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[list[Claim], int, bool]:
         """The jobs claimed by one statement, how many have to wait for others of their chat, and if there may be more."""
-        look, where = self._look(now, ids)
+        look, where = self._look(looked, now, ids)
         try:
             columns, found = self._tuples(look, worker=worker, count=count, looked=looked, now=now, **where)
         except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
             return [], 0, False
         told = rows.decode(next(row[0] for row in found if row[0] is not None))
         if ids is None:
-            self._lines.claimed(told["lines"], told["mark"], told["walked"], now)
+            self._lines.claimed(rows.decode(told["lines"] or "null"), told["mark"], told["walked"], now)
         claims = [] if found[0][columns.index("lease_token")] is None else rows.claims(columns, found)
         return claims, told["parked"], told["more"]
 
-    def _look(self, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+    def _look(self, looked: int, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
         """The way to look for what may be claimed, and what it is to be told."""
         if ids is not None:
             return "look_for_ids", {"ids": self._ids(ids)}
         if self._lines.must_look(now):
-            self._lines.looked(**self._one("lines"), now=now)
+            found = self._one("lines")
+            self._lines.looked(rows.decode(found["lines"]), found["mark"], found["walked"], now)
         if self._lines.known is None:
             return "look_everywhere", {}
-        return "look_at_lines", {"lines": self._lines.known, "mark": self._lines.mark(now)}
+        return "look_at_lines", self._lines.draw(looked, now)
 
     def promote(self, now: float) -> int:
         self._promoted = now

@@ -5,7 +5,10 @@ Pure: the record runs the statements. It says where to look, never what may be c
 
 from __future__ import annotations
 
+import random
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -13,7 +16,11 @@ WALKED_MAX = 1_000  # dead entries that a look may pass; the first to pass them 
 FULL_SECONDS = 1.0  # between two looks at everything, which find what came back with an old number, or was committed late
 WALKED_A_SECOND = 50_000  # dead entries, by such looks on average: about a hundredth of the time
 MISSED_WALKED_A_SECOND = 500_000  # the same, where the known lines gave nothing: there is time, and chats go on with old numbers
+DRAWN_MIN = 16  # tenants that a look is told of at least: some may have nothing left
 COMMIT_SECONDS = 0.1  # a job may become visible so much later than one with a greater number
+
+
+Line = Mapping[str, Any]  # the tenant, the priority, and the number of the first job
 
 
 @attrs.define(eq=False)
@@ -21,11 +28,13 @@ class Lines:
     """
     What is known of the lines, one for each tenant and priority, in which jobs wait to be claimed.
 
-    `known` is a document for the statement `claim`, with the first job of each line, or None: then it must look at everything, as
-    it does while that is cheap.
+    `known` has by tenant, and then by priority, the number of the first job; or is None: then a claim must look at everything, as
+    it does while that is cheap. A look is told of some tenants only, drawn by chance, so its cost does not grow with their number.
     """
 
-    known: str | None = None
+    known: dict[str, dict[int, int]] | None = None
+    choose: Callable[[Sequence[str], int], list[str]] = random.sample
+    _drawn: list[str] = attrs.field(factory=list)
     _walks: int = 0  # looks in a row that passed too many dead entries
     _looked_at: float = 0.0
     _full_at: float = 0.0
@@ -36,29 +45,51 @@ class Lines:
         """Whether the lines should now be listed, by a look at everything."""
         return self._walks > 1 and not self._looked_at <= now < self._full_at
 
+    @property
+    def left(self) -> bool:
+        """Whether the last look was told of some of the known lines only."""
+        return bool(self.known and self.known.keys() - self._drawn)
+
     def missed(self, now: float) -> bool:
-        """The known lines gave nothing. Whether the next look will be at everything."""
-        if self.known is None or self._looked_at <= now <= self._miss_at:
+        """A look found nothing. Whether the next one will be at everything: no line is left, and that was not done just now."""
+        if self.known is None or self.left or self._looked_at <= now <= self._miss_at:
             return False
         self._full_at = self._looked_at
         return True
 
-    def looked(self, lines: str, mark: int, walked: int, now: float) -> None:
+    def looked(self, lines: Sequence[Line], mark: int, walked: int, now: float) -> None:
         """Take a list of all lines; it had to pass `walked` dead entries, and `mark` is the greatest number of a job."""
         if now < self._looked_at or self.known is None:
             self._marks.clear()
         self._looked_at, self._full_at = now, now + max(FULL_SECONDS, walked / WALKED_A_SECOND)
         self._miss_at = now + walked / MISSED_WALKED_A_SECOND
-        self._walks = 2 if walked > WALKED_MAX else 0
+        self._walks, self.known = (2, {}) if walked > WALKED_MAX else (0, None)
         self.claimed(lines if self._walks else None, mark, walked, now)
 
-    def claimed(self, lines: str | None, mark: int | None, walked: int, now: float) -> None:
+    def draw(self, count: int, now: float) -> dict[str, Any]:
+        """Where a look for `count` jobs is to look: at the lines of some tenants, and at numbers greater than a mark."""
+        known = self.known or {}
+        self._drawn = self.choose([*known], min(len(known), max(count, DRAWN_MIN)))
+        lines = [(tenant, priority, first) for tenant in self._drawn for priority, first in known[tenant].items()]
+        return {
+            "tenants": [tenant for tenant, _, _ in lines],
+            "priorities": [priority for _, priority, _ in lines],
+            "firsts": [first for _, _, first in lines],
+            "mark": self.mark(now),
+        }
+
+    def claimed(self, lines: Sequence[Line] | None, mark: int | None, walked: int, now: float) -> None:
         """Take what a claim tells: how many dead entries it passed and, if it was told where to look, where the next one should."""
-        self.known = lines
         if lines is None or mark is None:
-            self._walks = self._walks + 1 if walked > WALKED_MAX else 0
-        else:
-            self._marks.append((now, mark))
+            self._walks, self.known = self._walks + 1 if walked > WALKED_MAX else 0, None
+            return
+        self.known = self.known or {}
+        for tenant in self._drawn:
+            self.known.pop(tenant, None)
+        for line in lines:
+            firsts = self.known.setdefault(line["tenant"], {})
+            firsts[line["priority"]] = min(line["first"], firsts.get(line["priority"], line["first"]))
+        self._marks.append((now, mark))
 
     def mark(self, now: float) -> int | None:
         """A number such that all jobs with smaller ones are in `known`, but for the few that a look at everything will find."""

@@ -241,11 +241,11 @@ told AS MATERIALIZED (
            (SELECT passed FROM counter) AS passed)
 
 -- name: look_at_lines
--- The beginning of `claim` while an old snapshot keeps the index entries of what was taken: the same pick, from the `lines` in which
--- something waits, each from its first job on, and from what has a number greater than `mark`. The answer names the lines anew.
+-- The beginning of `claim` while an old snapshot keeps the index entries of what was taken: the same pick, from some of the lines in which
+-- something waits, each from its first job on, and from what has a number greater than `mark`. The answer names these lines anew.
 WITH lines AS MATERIALIZED (
     SELECT tenant, priority, min(sequence) AS first FROM (
-        SELECT l.tenant, l.priority, q.sequence FROM json_to_recordset(:lines::json) AS l(tenant text, priority integer, first bigint)
+        SELECT l.tenant, l.priority, q.sequence FROM unnest(:tenants::text[], :priorities::integer[], :firsts::bigint[]) AS l(tenant, priority, first)
         CROSS JOIN LATERAL (
             SELECT sequence FROM queue WHERE place = 'ready' AND tenant = l.tenant AND priority = l.priority AND sequence >= l.first
             ORDER BY sequence LIMIT 1) AS q

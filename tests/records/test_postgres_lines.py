@@ -1,10 +1,10 @@
 """Claims behind an old snapshot, which keeps the index entries of what was taken: each begins where the last found any."""
 
-import json
 import statistics
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from sentinel.model import Claim, State
 from sentinel.records import Ending, open_record
 from sentinel.records.postgres import PostgresRecord
-from sentinel.records.postgres_lines import COMMIT_SECONDS, FULL_SECONDS, MISSED_WALKED_A_SECOND, WALKED_MAX, Lines
+from sentinel.records.postgres_lines import COMMIT_SECONDS, DRAWN_MIN, FULL_SECONDS, MISSED_WALKED_A_SECOND, WALKED_MAX, Lines
 from tests.records.conftest import NOW, new_job
 from tests.records.test_postgres_plans import Bench
 
@@ -47,6 +47,10 @@ def held(bench: Bench, url: str) -> Iterator[Bench]:
         yield bench
 
 
+def line(tenant: str, priority: int = 100, first: int = 1) -> dict[str, Any]:
+    return {"tenant": tenant, "priority": priority, "first": first}
+
+
 def claims(bench: Bench, count: int, now: float = NOW) -> list[str]:
     return [claim.job.id for claim in bench.record.claim(bench.worker, count, now)]
 
@@ -70,19 +74,19 @@ class TestWhatIsKnown:
         lines.claimed(None, None, FAR, NOW)
         lines.claimed(None, None, FAR, NOW)
         assert lines.must_look(NOW)
-        lines.looked("[1]", 7, FAR, NOW)
-        assert (lines.known, lines.mark(NOW)) == ("[1]", 7)
+        lines.looked([line("a")], 7, FAR, NOW)
+        assert (lines.known, lines.mark(NOW)) == ({"a": {100: 1}}, 7)
         assert not lines.must_look(NOW + FULL_SECONDS - 0.01)
         assert lines.must_look(NOW + FULL_SECONDS)
         assert lines.must_look(NOW - 1)  # the clock was set back
-        lines.looked("[1]", 9, NEAR, NOW + FULL_SECONDS)
+        lines.looked([line("a")], 9, NEAR, NOW + FULL_SECONDS)
         assert lines.known is None
         assert not lines.must_look(NOW + 100)
 
     def test_far_walks_are_rare(self):
         """A look at everything is the rarer, the more it has to pass."""
         lines = Lines()
-        lines.looked("[]", 7, 1_000_000, NOW)
+        lines.looked([], 7, 1_000_000, NOW)
         assert not lines.must_look(NOW + 19)
         assert lines.must_look(NOW + 21)
 
@@ -90,7 +94,7 @@ class TestWhatIsKnown:
         """A look at the lines that found nothing is followed by one at everything, if the last one was long enough ago."""
         lines = Lines()
         assert not lines.missed(NOW)
-        lines.looked("[1]", 7, MISSED_WALKED_A_SECOND // 10, NOW)
+        lines.looked([], 7, MISSED_WALKED_A_SECOND // 10, NOW)
         assert not lines.missed(NOW + 0.09)
         assert not lines.must_look(NOW + 0.09)
         assert lines.missed(NOW + 0.11)
@@ -99,10 +103,35 @@ class TestWhatIsKnown:
     def test_the_mark_leaves_time_to_commit(self):
         """Each answer's greatest number counts a moment later, when jobs with smaller ones have been committed."""
         lines = Lines()
-        lines.looked("[]", 7, FAR, NOW)
-        lines.claimed("[]", 9, 0, NOW + 1)
+        lines.looked([], 7, FAR, NOW)
+        lines.claimed([], 9, 0, NOW + 1)
         assert lines.mark(NOW + 1 + COMMIT_SECONDS / 2) == 7
         assert lines.mark(NOW + 1 + COMMIT_SECONDS * 2) == 9
+
+    def test_a_look_is_told_of_some_tenants(self):
+        """However many tenants wait, a look is told of few, and what it says of them and of new ones is known then."""
+        lines = Lines(choose=lambda tenants, count: sorted(tenants)[:count])
+        lines.looked([line(f"t{number:03}", priority) for number in range(100) for priority in (5, 100)], 7, FAR, NOW)
+        told = lines.draw(2, NOW)
+        assert told["tenants"] == [f"t{number:03}" for number in range(DRAWN_MIN) for _ in range(2)]
+        assert told["priorities"] == [5, 100] * DRAWN_MIN
+        assert (told["firsts"], told["mark"]) == ([1] * 2 * DRAWN_MIN, 7)
+        lines.claimed([line("t000", 100, 9), line("t050", 5, 9), line("new", 100, 9)], 9, 0, NOW)
+        assert lines.left
+        assert lines.known is not None
+        assert {"t000", "t050", "new"} == lines.known.keys() - {f"t{number:03}" for number in range(DRAWN_MIN, 100) if number != 50}
+        assert (lines.known["t000"], lines.known["t050"]) == ({100: 9}, {5: 1, 100: 1})
+
+    def test_all_known_lines_come_before_a_look_at_everything(self):
+        """While there are lines that the last look was not told of, the next one is told of them."""
+        lines = Lines()
+        lines.looked([line(f"t{number}") for number in range(DRAWN_MIN + 1)], 7, FAR, NOW)
+        lines.draw(1, NOW + 1)
+        lines.claimed([], 7, 0, NOW + 1)
+        assert not lines.missed(NOW + 1)
+        lines.draw(1, NOW + 1)
+        lines.claimed([], 7, 0, NOW + 1)
+        assert lines.missed(NOW + 1)
 
 
 class TestWhatIsFound:
@@ -111,11 +140,10 @@ class TestWhatIsFound:
         mine = new_job(tenant="new")
         held.record.accept([mine, *(new_job(tenant="other") for _ in range(3))], NOW)
         assert mine.id in claims(held, 2)
-        lines = json.loads(held.record._lines.known)
-        assert {(line["tenant"], line["priority"]) for line in lines} == {("new", 100), ("other", 100)}
+        assert {tenant: [*firsts] for tenant, firsts in held.record._lines.known.items()} == {"new": [100], "other": [100]}
         assert len(claims(held, 8)) == 2
         assert claims(held, 8) == []
-        assert json.loads(held.record._lines.known) == []
+        assert held.record._lines.known == {}
 
     def test_fair_and_by_priority_and_age(self, held):
         """Each tenant gets its share, its most urgent jobs first and of those the oldest."""
@@ -192,8 +220,7 @@ def _pages(bench: Bench) -> tuple[int, int]:
     bench.record.claim(bench.worker, 1, NOW + FULL_SECONDS)
     bench.record.accept([new_job(tenant=f"t{number}") for number in range(8)], NOW)
     now = NOW + FULL_SECONDS + 2 * COMMIT_SECONDS
-    known = {"lines": lines.known, "mark": lines.mark(now)}
-    told = bench.pages("look_at_lines", worker=bench.worker, count=8, looked=8, now=now, **known)
+    told = bench.pages("look_at_lines", worker=bench.worker, count=8, looked=8, now=now, **lines.draw(8, now))
     untold = bench.pages_of_a_claim()
     while given_back := bench.record.claim(bench.worker, 500, NOW):
         for claim in given_back:
