@@ -19,6 +19,8 @@ from sentinel.processes import process_name
 from sentinel.records import Store
 
 FOLLOW_SECONDS = 1.0
+FOLLOW_SECONDS_MAX = 3.0
+LOOK_PART = 25  # a look may take one in so many parts of the time: after one that took long the next comes later
 IDLE_SECONDS = 10.0  # as long as nobody is limited
 BEAT_SECONDS = 4.0
 
@@ -32,6 +34,7 @@ class UsageFollower:
     name: str = attrs.field(factory=process_name)
     _beat_at: float = float("-inf")
     _mark: float = 0
+    _due_at: float = float("-inf")
 
     async def start(self) -> None:
         """Look for the first time; without an answer it is not known what was used."""
@@ -43,6 +46,8 @@ class UsageFollower:
         outage = Outage("usage.stale")
         while True:
             await trio.sleep(FOLLOW_SECONDS if self.admission.is_limited else IDLE_SECONDS)
+            if trio.current_time() < self._due_at and not self.admission.ledger.is_short:
+                continue
             try:
                 await self.refresh()
             except Unavailable as error:
@@ -56,12 +61,14 @@ class UsageFollower:
         if self.admission.is_limited and trio.current_time() - self._beat_at >= BEAT_SECONDS:
             self.admission.limiter.processes = max(1, await self.store.call(self.store.record.see_gateway, self.name))
             self._beat_at = trio.current_time()
-        ledger, month, began_ns = self.admission.ledger, month_of(time.time()), time.monotonic_ns()
+        ledger, month, began_ns, began = self.admission.ledger, month_of(time.time()), time.monotonic_ns(), trio.current_time()
         ledger.turn_to(month)
         ledger.look()
         look = await self.store.call(self.store.record.usage, month, self._mark if ledger.looked_at_ns is not None else 0)
         ledger.learn(month, look.rows, began_ns)
         self._mark = look.mark
+        took = trio.current_time() - began
+        self._due_at = began + min(took * LOOK_PART, FOLLOW_SECONDS_MAX)
         self.admission.limiter.sweep(time.monotonic_ns())
 
     async def leave(self) -> None:

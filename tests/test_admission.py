@@ -144,6 +144,21 @@ def test_without_a_subscription_the_default_plan_is_in_force() -> None:
 
 
 class TestQuota:
+    def test_who_is_refused_a_share_wants_the_next_look_soon(self) -> None:
+        """Whoever is refused for a part that others may not use up has the next look come sooner; for good, nobody has."""
+        made = admission(Terms(jobs=4))
+        made.limiter.processes = 2
+        ada = arrival(Caller.CHAT)
+        made.settle(made.admit(ada, NOW), [True])
+        made.settle(made.admit(ada, NOW), [True])
+        assert not made.ledger.is_short
+        assert made.admit(ada, NOW).passages[0].told
+        assert made.ledger.is_short
+        made.ledger.look()
+        made.ledger.learn(month_of(NOW), [("acme", "", 4, 0)], 100 * SECOND_NS)
+        assert made.admit(ada, NOW).passages[0].told
+        assert not made.ledger.is_short
+
     def test_what_was_let_in_counts_at_once(self) -> None:
         """A quota of three lets three in, kept yet or not; one that was not kept, or was kept before, is given back."""
         made = admission(Terms(jobs=3))

@@ -125,6 +125,7 @@ def quota(asking: Asking) -> No | None:
     if jobs is None and tokens is None:
         return None
     if jobs is not None and asking.tally.jobs_left(jobs, asking.limiter.processes) < 1:
+        asking.ledger.is_short |= asking.tally.jobs < jobs
         return _used_up(asking, f"{jobs} jobs")
     if tokens is not None and asking.tally.tokens >= tokens:
         return _used_up(asking, f"{tokens} tokens")

@@ -78,11 +78,13 @@ class Ledger:
     """
     The tallies of one month. `looked_at_ns` (monotonic) is when the last look at the record that has told began; None for never.
 
-    A job is on its way until it is kept or given back; what was kept counts here until a look that began later has told.
+    A job is on its way until it is kept or given back; what was kept counts here until a look that began later has told. `is_short`
+    once somebody was refused whose quota others may have left something of: the next look is wanted soon.
     """
 
     month: str = ""
     looked_at_ns: int | None = None
+    is_short: bool = False
     _tallies: dict[str, dict[str, Tally]] = attrs.field(factory=dict)  # by tenant, then by end user
     _kept: list[Tally] = attrs.field(factory=list)
     _kept_before: list[Tally] = attrs.field(factory=list)
@@ -117,6 +119,7 @@ class Ledger:
 
     def look(self) -> None:
         """A look at the record begins."""
+        self.is_short = False
         for tally in self._kept:
             tally.kept_before += tally.kept
             tally.kept = 0
