@@ -12,7 +12,7 @@ import attrs
 
 from sentinel.edge.checks import CHECKS, Asking, Caller, Check, Treatment, first_no, quota
 from sentinel.edge.entrance import Entrance, counted_in, open_entrance
-from sentinel.edge.limits import Bucket, Limiter, LimitKey
+from sentinel.edge.limits import Bucket, Limiter
 from sentinel.edge.plans import UNLIMITED, Terms
 from sentinel.edge.quota import Ledger, Tally, month_of
 from sentinel.model import Metering
@@ -72,7 +72,8 @@ class Admission:
     ledger: Ledger = attrs.field(factory=Ledger)
     limiter: Limiter = attrs.field(factory=Limiter)
     clock_ns: Callable[[], int] = time.monotonic_ns
-    _known: Directory | None = None
+    _hour: int = 0
+    _known: tuple[Directory | None, str] = (None, "")  # what the entrances were found with: the directory, and the month
     _entrances: dict[tuple[str, str, bool], Entrance] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -91,20 +92,21 @@ class Admission:
         Raises the error of the check that refuses the request as a whole; for the API with headers that tell of the limits. Whoever
         passes is counted: call `settle` when it is known which jobs are kept.
         """
-        entrance = self._entrance(arrival)
+        if now // 3600 != self._hour:  # no month begins within one
+            self._hour = int(now // 3600)
+            self.ledger.turn_to(month_of(now))
+        now_ns = self.clock_ns()
+        entrance = self._entrance(arrival, now_ns)
         if entrance.is_free and arrival.proof:
             return Admitted((PASSES,) * len(arrival.senders))
-        now_ns = self.clock_ns()
-        self.ledger.turn_to(month_of(now))
         if len(arrival.senders) == 1 and arrival.proof:
             end_user = entrance.end_user(arrival.senders[0])
             found = entrance.look(self.limiter, self.ledger, end_user, now, now_ns)
             if found is not None:
                 return self._pass(entrance, *found, now_ns)
-        limits = [self.limiter.bucket(limit, rate, now_ns) for limit, rate in entrance.limits]
-        tally, jobs = self.ledger.tally(arrival.tenant), len(arrival.senders)
-        subscription, terms = entrance.subscription, entrance.terms
-        asking = Asking(arrival.proof, subscription, terms, self.limiter, self.ledger, now, now_ns, jobs, "", limits, tally)
+        jobs, subscription, terms = len(arrival.senders), entrance.subscription, entrance.terms
+        state = (self.limiter, self.ledger, now, now_ns, jobs, "", entrance.limits, entrance.tally)
+        asking = Asking(arrival.proof, subscription, terms, *state)
         return self._let_in(asking, arrival, entrance)
 
     def settle(self, admitted: Admitted, created: Sequence[bool]) -> None:
@@ -115,18 +117,26 @@ class Admission:
             for tally in tallies:
                 self.ledger.settle(tally, 1, new)
 
-    def _entrance(self, arrival: Arrival) -> Entrance:
-        """Where the jobs come in; found out once for each way, until the directory changes."""
-        directory = self.directory()
-        if directory is not self._known:
-            self._known, self._entrances = directory, {}
+    def _entrance(self, arrival: Arrival, now_ns: int) -> Entrance:
+        """Where the jobs come in; found out once for each way, until the directory or the month is another."""
+        directory, month = self.directory(), self.ledger.month
+        if directory is not self._known[0] or month is not self._known[1]:
+            self._known, self._entrances = (directory, month), {}
+            self.limiter.begin_anew(now_ns)
         by_key = arrival.caller is API
         found = self._entrances.get((arrival.tenant, arrival.way, by_key))
         if found is None:
             subscription = directory.subscriptions.get(arrival.tenant)
-            terms = self.default if subscription is None else subscription.terms
-            found = open_entrance(arrival.tenant, arrival.way, by_key=by_key, subscription=subscription, terms=terms)
-            self._entrances[arrival.tenant, arrival.way, by_key] = found
+            found = self._entrances[arrival.tenant, arrival.way, by_key] = open_entrance(
+                arrival.tenant,
+                arrival.way,
+                by_key=by_key,
+                subscription=subscription,
+                terms=self.default if subscription is None else subscription.terms,
+                limiter=self.limiter,
+                ledger=self.ledger,
+                now_ns=now_ns,
+            )
         return found
 
     def _pass(self, entrance: Entrance, limits: Sequence[Bucket], tallies: tuple[Tally, ...], now_ns: int) -> Admitted:
@@ -176,7 +186,7 @@ class Admission:
         if terms.counts_users:
             asking.tally = tally = self.ledger.tally(tenant, end_user)
         if terms.user_rate is not None:
-            asking.limits = (self.limiter.bucket(LimitKey("user", tenant, end_user), terms.user_rate, asking.now_ns),)
+            asking.limits = (self.limiter.person(tenant, end_user, terms.user_rate, asking.now_ns),)
         passage = self._passage(asking, PERSON_CHECKS, arrival.caller)
         if passage.told:
             return passage, tally

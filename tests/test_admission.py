@@ -48,8 +48,11 @@ def arrival(caller: Caller, *senders: str, proof: str = "signature", way: str = 
 
 def fill(made: Admission, kind: str, rate: Rate) -> None:
     """The limit is used up."""
-    name = {"tenant": "", "user": f"{WAY}/bob"}.get(kind, WAY)
-    bucket = made.limiter.bucket(LimitKey(kind, "acme", name), rate, 100 * SECOND_NS)
+    now_ns, limiter = 100 * SECOND_NS, made.limiter
+    if kind == "user":
+        bucket = limiter.person("acme", f"{WAY}/bob", rate, now_ns)
+    else:
+        bucket = limiter.bucket(LimitKey(kind, "acme", "" if kind == "tenant" else WAY), rate, now_ns)
     made.limiter.take(bucket, 100 * SECOND_NS, rate.count)
 
 

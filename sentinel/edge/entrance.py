@@ -9,7 +9,6 @@ from __future__ import annotations
 import attrs
 
 from sentinel.edge.checks import USAGE_STALE_NS
-from sentinel.edge.gcra import Rate
 from sentinel.edge.limits import Bucket, Limiter, LimitKey
 from sentinel.edge.plans import UNLIMITED, Terms
 from sentinel.edge.quota import Ledger, Tally
@@ -17,7 +16,7 @@ from sentinel.edge.subscriptions import Subscription, good_until
 from sentinel.model import Metering
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Entrance:
     """
     The source or key `way` of a tenant.
@@ -25,8 +24,10 @@ class Entrance:
     Attributes:
         by_key: whether it is a key's.
         good_until: until when the subscription is in force.
-        limits: the rates of the way and of the tenant, where there are any.
+        limits: the states of the rates of the way and of the tenant, where there are any.
+        tally: the tenant's, of the month.
         asks_persons: whether the table asks about each person.
+        counts_tokens: whether it must be known what was used.
         counts_users, metering: what is counted of a job that comes in here.
         is_free: whether whoever is genuine passes.
     """
@@ -37,8 +38,10 @@ class Entrance:
     subscription: Subscription | None
     good_until: float
     terms: Terms
-    limits: tuple[tuple[LimitKey, Rate], ...]
+    limits: tuple[Bucket, ...]
+    tally: Tally
     asks_persons: bool
+    counts_tokens: bool
     counts_users: bool
     metering: Metering
     is_free: bool
@@ -49,33 +52,40 @@ class Entrance:
 
     def look(
         self, limiter: Limiter, ledger: Ledger, end_user: str, now: float, now_ns: int
-    ) -> tuple[list[Bucket], tuple[Tally, ...]] | None:
+    ) -> tuple[tuple[Bucket, ...], tuple[Tally, ...]] | None:
         """For one job that is genuine: the limits and the tallies it counts in, if no check would refuse it. Counts nothing."""
         terms, processes = self.terms, limiter.processes
-        if now >= self.good_until:
+        if now >= self.good_until or (self.counts_tokens and not ledger.is_known(now_ns, USAGE_STALE_NS)):
             return None
-        if (terms.tokens is not None or terms.user_tokens is not None) and not ledger.is_known(now_ns, USAGE_STALE_NS):
+        if self.tally.is_used_up(terms.jobs, terms.tokens, processes):
             return None
-        tally = ledger.tally(self.tenant)
-        if tally.is_used_up(terms.jobs, terms.tokens, processes):
-            return None
-        limits = [limiter.bucket(key, rate, now_ns) for key, rate in self.limits]
-        own = None
+        limits, own = self.limits, None
         if end_user:
             if terms.user_rate is not None:
-                limits.append(limiter.bucket(LimitKey("user", self.tenant, end_user), terms.user_rate, now_ns))
+                limits = (*limits, limiter.person(self.tenant, end_user, terms.user_rate, now_ns))
             if self.counts_users:
                 own = ledger.tally(self.tenant, end_user)
                 if own.is_used_up(terms.user_jobs, terms.user_tokens, processes):
                     return None
         for bucket in limits:
-            if bucket.wait_ns(now_ns, processes):
+            rate = bucket.rate
+            if bucket.tat_ns + rate.interval_ns * processes > now_ns + rate.burst_ns:  # `Bucket.wait_ns` begins with the same
                 return None
-        return limits, counted_in(terms, tally, own)
+        return limits, counted_in(terms, self.tally, own)
 
 
-def open_entrance(tenant: str, way: str, *, by_key: bool, subscription: Subscription | None, terms: Terms) -> Entrance:
-    """The entrance for those who come by that source, or by that key."""
+def open_entrance(
+    tenant: str,
+    way: str,
+    *,
+    by_key: bool,
+    subscription: Subscription | None,
+    terms: Terms,
+    limiter: Limiter,
+    ledger: Ledger,
+    now_ns: int,
+) -> Entrance:
+    """The entrance for those who come by that source, or by that key, until the directory or the month is another."""
     kind, rate = ("key", terms.key_rate) if by_key else ("source", terms.source_rate)
     wanted = ((LimitKey(kind, tenant, way), rate), (LimitKey("tenant", tenant), terms.tenant_rate))
     return Entrance(
@@ -85,8 +95,10 @@ def open_entrance(tenant: str, way: str, *, by_key: bool, subscription: Subscrip
         subscription=subscription,
         good_until=good_until(subscription),
         terms=terms,
-        limits=tuple((limit, of) for limit, of in wanted if of is not None),
+        limits=tuple(limiter.bucket(limit, of, now_ns) for limit, of in wanted if of is not None),
+        tally=ledger.tally(tenant),
         asks_persons=terms.user_rate is not None or terms.counts_users,
+        counts_tokens=terms.tokens is not None or terms.user_tokens is not None,
         counts_users=terms.counts_users,
         metering=Metering.USER if terms.counts_users else Metering.TENANT,
         is_free=subscription is None and terms == UNLIMITED,

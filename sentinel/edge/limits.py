@@ -112,7 +112,8 @@ class Bucket:
 @attrs.define
 class Limiter:
     """
-    All limits of one process. `processes` share each limit; those of longest ago are forgotten when there are too many.
+    All limits of one process. `processes` share each limit. Those of people, of whom there is no end, are forgotten when there are
+    too many, the longest ago first; those of tenants, sources and keys last.
 
     While what is let in is `shared` with others, `heard` is called for each piece of news: True for somebody who was refused.
     """
@@ -121,17 +122,29 @@ class Limiter:
     buckets_max: int = BUCKETS_MAX
     shared: bool = False
     heard: Callable[[bool], None] = attrs.field(default=lambda _short: None)
-    _buckets: OrderedDict[LimitKey, Bucket] = attrs.field(factory=OrderedDict)
+    _lasting: dict[LimitKey, Bucket] = attrs.field(factory=dict)
+    _buckets: OrderedDict[tuple[str, str, str], Bucket] = attrs.field(factory=OrderedDict)
     _news: dict[LimitKey, Bucket] = attrs.field(factory=dict)
 
     def bucket(self, key: LimitKey, rate: Rate, now_ns: int) -> Bucket:
-        """The limit's state; a new one, where it was idle or its rate has changed."""
-        found = self._buckets.get(key)
-        if found is None or (found.rate is not rate and found.rate != rate):
-            found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns, now_ns)
-            if len(self._buckets) > self.buckets_max:
-                self._forget(self._buckets.popitem(last=False)[1])
-        self._buckets.move_to_end(key)
+        """The state of a limit that a tenant has by its name, its sources' or its keys'; a new one where its rate has changed."""
+        found = self._lasting.get(key)
+        if found is None or found.rate != rate:
+            found = self._lasting[key] = Bucket(key, rate, now_ns, now_ns, now_ns)
+        return found
+
+    def person(self, tenant: str, end_user: str, rate: Rate, now_ns: int) -> Bucket:
+        """The state of one person's limit; a new one, where it was idle or its rate has changed."""
+        place = ("user", tenant, end_user)  # as good as a LimitKey, and made sooner
+        found = self._buckets.get(place)
+        if found is not None and (found.rate is rate or found.rate == rate):
+            self._buckets.move_to_end(place)
+            return found
+        key = LimitKey(*place)
+        self._buckets.pop(key, None)
+        found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns, now_ns)
+        if len(self._buckets) > self.buckets_max:
+            self._forget(self._buckets.popitem(last=False)[1])
         return found
 
     def _forget(self, bucket: Bucket) -> None:
@@ -163,9 +176,13 @@ class Limiter:
         self._news = {bucket.key: bucket for bucket in buckets} | self._news
 
     def sweep(self, now_ns: int) -> None:
-        """Forget what has been idle for longest."""
+        """Forget the people who have been idle for longest."""
         while self._buckets and next(iter(self._buckets.values())).is_idle(now_ns, shared=self.shared):
             self._buckets.popitem(last=False)
 
+    def begin_anew(self, now_ns: int) -> None:
+        """Nobody holds a bucket of a tenant, a source or a key any more: forget those that are idle."""
+        self._lasting = {key: each for key, each in self._lasting.items() if not each.is_idle(now_ns, shared=self.shared)}
+
     def __len__(self) -> int:
-        return len(self._buckets)
+        return len(self._lasting) + len(self._buckets)

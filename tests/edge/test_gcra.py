@@ -14,6 +14,7 @@ from sentinel.edge.limits import UNTOLD_PART, Bucket, Limiter, LimitKey
 rates = st.builds(Rate, st.integers(1, 50), st.integers(1, 20))
 steps = st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(1, 4)), max_size=60)
 KEY = LimitKey("tenant", "acme")
+PERSON = ("acme", "telegram/bot/bob")
 
 
 class TokenBucket:
@@ -148,9 +149,9 @@ def test_what_is_not_worth_a_word_is_a_hundredth(rate: Rate, processes: int) -> 
         now += step_ns
         for limiter in modest:
             if len(limiter) == 0:
-                limiter.take(limiter.bucket(KEY, rate, now), now, cost)
+                limiter.take(limiter.person(*PERSON, rate, now), now, cost)
                 admitted += cost
-        bucket = greedy.bucket(KEY, rate, now)
+        bucket = greedy.person(*PERSON, rate, now)
         while bucket.wait_ns(now, processes) == 0:
             greedy.take(bucket, now)
             admitted += 1
@@ -171,15 +172,28 @@ class TestMemory:
         limiter = Limiter(buckets_max=100)
         rate = Rate(1, 60)
         for number in range(10_000):
-            limiter.take(limiter.bucket(KEY, rate, 0), 0, 0)
-            limiter.take(limiter.bucket(LimitKey("user", "acme", str(number)), rate, 0), 0)
+            limiter.take(limiter.person(*PERSON, rate, 0), 0, 0)
+            limiter.take(limiter.person("acme", str(number), rate, 0), 0)
         assert len(limiter) == 100
-        assert limiter.bucket(LimitKey("user", "acme", "9999"), rate, 0).wait_ns(0, 1) > 0
+        assert limiter.person("acme", "9999", rate, 0).wait_ns(0, 1) > 0
+
+    def test_tenants_sources_and_keys_are_as_many_as_the_directory_names(self) -> None:
+        """Their limits stay while somebody may hold them, used or not; what is left to pay stays longer."""
+        limiter = Limiter(buckets_max=1)
+        limiter.take(limiter.bucket(KEY, Rate(1, 60), 0), 0)
+        other = limiter.bucket(LimitKey("tenant", "other"), Rate(1, 60), 0)
+        limiter.person(*PERSON, Rate(1, 60), 0)
+        limiter.sweep(3_600 * SECOND_NS)
+        assert limiter.bucket(other.key, other.rate, 0) is other
+        limiter.begin_anew(59 * SECOND_NS)
+        assert limiter.bucket(KEY, Rate(1, 60), 0).wait_ns(59 * SECOND_NS, 1) > 0
+        limiter.begin_anew(60 * SECOND_NS)
+        assert len(limiter) == 0
 
     def test_what_is_idle_is_forgotten(self) -> None:
         """A limit that is whole again takes no memory."""
         limiter = Limiter()
-        limiter.take(limiter.bucket(KEY, Rate(1, 60), 0), 0)
+        limiter.take(limiter.person(*PERSON, Rate(1, 60), 0), 0)
         limiter.sweep(59 * SECOND_NS)
         assert len(limiter) == 1
         limiter.sweep(60 * SECOND_NS)
@@ -188,15 +202,15 @@ class TestMemory:
     def test_what_was_not_told_yet_is_told_or_kept(self) -> None:
         """Little is not told at once; it stays for the limit's whole time, and is told when there is no room for it."""
         limiter, rate = Limiter(buckets_max=1, shared=True), Rate(1_000, 60)
-        limiter.take(limiter.bucket(KEY, rate, 0), 0, 10)
+        limiter.take(limiter.person(*PERSON, rate, 0), 0, 10)
         assert limiter.news(10) == []
         limiter.sweep(59 * SECOND_NS)
         assert len(limiter) == 1
-        limiter.bucket(LimitKey("user", "acme", "ada"), rate, 0)
-        assert [(bucket.key, bucket.untold) for bucket in limiter.news(10)] == [(KEY, 10)]
+        limiter.person("acme", "ada", rate, 0)
+        assert [(bucket.key, bucket.untold) for bucket in limiter.news(10)] == [(LimitKey("user", *PERSON), 10)]
 
     def test_nothing_is_noted_for_others_where_there_are_none(self) -> None:
         """Without a shared count there are no news to keep."""
         limiter = Limiter()
-        limiter.take(limiter.bucket(KEY, Rate(1, 60), 0), 0)
+        limiter.take(limiter.person(*PERSON, Rate(1, 60), 0), 0)
         assert limiter.news(10) == []
