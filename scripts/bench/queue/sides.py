@@ -42,7 +42,7 @@ SIDES = (
         "batch_size 500, `pgq autovac` settings, durable, uvloop; enqueue by 1,000",
     ),
     Side("Sentinel", "postgres", 20_000, "with_sentinel.py", ("-", "0", "slots"), _QUEUE,
-         "claims of 250, 100 slots, endings that come together in one commit; accept by 500", "sentinel"),
+         "claims of 500, 100 slots, endings that come together in one commit; accept by 500", "sentinel"),
     Side("Sentinel, 1,000 chats", "postgres", 20_000, "with_sentinel.py", ("-", "1000", "slots"), _QUEUE,
          "the same, every job in a conversation", "sentinel"),
     Side("Sentinel, a task per job", "postgres", 20_000, "with_sentinel.py", ("-", "0", "tasks"), _QUEUE,
