@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -31,6 +32,12 @@ SELECT gen_random_uuid(), 'history', 'generic', 'history', n::text, '', 100, n, 
 FROM generate_series(%d, %d) AS n"""
 LOCK = "BEGIN; LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({seconds})"
 TERMINATE = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = 'sentinel' AND pid <> pg_backend_pid()"
+# Each time, some of those who lost their sessions are not the first to have new ones.
+TERMINATE_AGAIN = f"""
+DO $$ BEGIN
+    FOR turn IN 1..30 LOOP PERFORM ({TERMINATE}); PERFORM pg_stat_clear_snapshot(), pg_sleep(0.05); END LOOP;
+END $$"""
+CROWD, CROWD_SECONDS = 400, 1.5
 TERMINATE_ONE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = 'sentinel' AND pid <> pg_backend_pid() ORDER BY state = 'active' DESC, random() LIMIT 1"""
@@ -91,9 +98,9 @@ async def _no_connections_left(stage: Stage) -> None:
     await stage.warm_up()
     async with stage.fault("max_connections is used up by others"):
         with ExitStack() as held:
-            await in_thread(stage.postgres.run, TERMINATE, "postgres")
-            for _ in range(60):
-                held.enter_context(_idle_session(stage.postgres.port))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(in_thread, stage.postgres.run, TERMINATE_AGAIN, "postgres")
+                await in_thread(_crowd, held, stage.postgres.port)
             await stage.hole()
 
 
@@ -196,6 +203,13 @@ def _signed(source: Source, body: bytes) -> Request:
     signature = "sha256=" + hmac_hex(source.setting("app_secret").encode(), body)
     headers = {"content-type": "application/json", "x-hub-signature-256": signature}
     return Request("POST", f"/webhooks/whatsapp/{source.name}", headers=headers, body=body)
+
+
+def _crowd(held: ExitStack, port: int) -> None:
+    """Stand in line for sessions, so that whoever loses one does not get it back for long."""
+    for _ in range(CROWD):
+        held.enter_context(_idle_session(port))
+        time.sleep(CROWD_SECONDS / CROWD)
 
 
 @contextmanager
