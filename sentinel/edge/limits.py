@@ -2,7 +2,7 @@
 
 Each of several processes gives out its share of every limit, so together they keep it without a word to each other. Where they
 share a count (Redis), `correct` tells how much all of them have used: then the share is a share of what is left, and whoever is
-alone gets it all. What makes no hundredth of a limit is not worth a word. Must never be what a request waits for.
+alone gets it all. What makes no fiftieth of a limit is not worth a word. Must never be what a request waits for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 from sentinel.edge.gcra import SECOND_NS, Rate, left, wait_ns
 
 BUCKETS_MAX = 100_000
-UNTOLD_PART = 100  # the processes together may keep one in so many of a limit to themselves
+UNTOLD_PART = 50  # what is let in too many is what the others keep to themselves: together at most one in so many of a limit
 FRESH_NS = SECOND_NS  # so long after a correction what it said is still good enough to tell a caller how long to wait
 
 
@@ -100,7 +100,7 @@ class Bucket:
         """
         Whether a new bucket would be as good.
 
-        What the others were not told may be forgotten once in the limit's whole time: so it stays a hundredth of it.
+        What the others were not told may be forgotten once in the limit's whole time: so it stays a fiftieth of it.
         """
         idle_ns = max(self.tat_ns, self.all_ns)
         return idle_ns + self.rate.burst_ns <= now_ns if shared and self.untold else idle_ns <= now_ns
@@ -153,9 +153,9 @@ class Limiter:
             self._note(bucket, short=False)
 
     def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
-        """Let `cost` in. It is told when it makes more than this process' part of the limit's hundredth."""
+        """Let `cost` in. It is told when it makes more than this process' part of the limit's fiftieth."""
         bucket.take(now_ns, self.processes, cost)
-        if bucket.untold * self.processes * UNTOLD_PART > bucket.rate.count:
+        if bucket.untold * others(self.processes) * UNTOLD_PART > bucket.rate.count:
             self._note(bucket, short=False)
 
     def refuse(self, bucket: Bucket) -> None:
@@ -186,3 +186,8 @@ class Limiter:
 
     def __len__(self) -> int:
         return len(self._lasting) + len(self._buckets)
+
+
+def others(processes: int) -> int:
+    """How many processes may let in too many because one does not tell; one at least, who may come unseen."""
+    return max(1, processes - 1)
