@@ -17,6 +17,7 @@ from sentinel.errors import Unavailable
 from sentinel.logs import Outage
 from sentinel.processes import process_name
 from sentinel.records import Store
+from sentinel.records.metering import NEWS_SECONDS, Mark
 
 FOLLOW_SECONDS = 1.0
 FOLLOW_SECONDS_MAX = 3.0
@@ -33,7 +34,8 @@ class UsageFollower:
     admission: Admission
     name: str = attrs.field(factory=process_name)
     _beat_at: float = float("-inf")
-    _mark: float = 0
+    _mark: Mark | None = None
+    _began_at: float = float("-inf")
     _due_at: float = float("-inf")
 
     async def start(self) -> None:
@@ -51,7 +53,7 @@ class UsageFollower:
             try:
                 await self.refresh()
             except Unavailable as error:
-                self._mark = 0  # what answers next may be a copy that knows less than the record did
+                self._mark = None  # what answers next may be a copy that knows less than the record did
                 outage.failed(error.detail)
             else:
                 outage.over()
@@ -64,9 +66,10 @@ class UsageFollower:
         ledger, month, began_ns, began = self.admission.ledger, month_of(time.time()), time.monotonic_ns(), trio.current_time()
         ledger.turn_to(month)
         ledger.look()
-        look = await self.store.call(self.store.record.usage, month, self._mark if ledger.looked_at_ns is not None else 0)
-        ledger.learn(month, look.rows, began_ns)
-        self._mark = look.mark
+        follows = ledger.looked_at_ns is not None and began - self._began_at < NEWS_SECONDS / 2  # what it asks takes time too
+        look = await self.store.call(self.store.record.usage, month, self._mark if follows else None)
+        ledger.learn(month, look.rows, began_ns, look.more)
+        self._mark, self._began_at = look.mark, began
         took = trio.current_time() - began
         self._due_at = began + min(took * LOOK_PART, FOLLOW_SECONDS_MAX)
         self.admission.limiter.sweep(time.monotonic_ns())

@@ -1,15 +1,16 @@
 """What the edge checks cost: `Gateway.handle` and the group commit behind it, with no plan and with the plans of PLANS.
 
-They take turns in one process, on one record; signed WhatsApp webhooks, each from another person. What is measured is CPU: on a
-busy machine too, what is compared within a turn means something.
+They take turns in one process, on one record; signed WhatsApp webhooks, each from another person, or from one of PEOPLE. What is
+measured is CPU: on a busy machine too, what is compared within a turn means something.
 
-    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS             SQLite, no Redis
-    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS served      a private PostgreSQL and Redis, whose CPU is told too
+    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS                      SQLite, no Redis
+    scripts/bench/edge.py WEBHOOKS_A_TURN TURNS served [PEOPLE]      a private PostgreSQL and Redis, whose CPU is told too
 """
 
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import attrs
 import trio
 
 from sentinel.channels import channels
+from sentinel.channels.shared.signing import hmac_hex
 from sentinel.chaos.servers import new_postgres, new_redis
 from sentinel.edge.plans import UNLIMITED, Terms, parse_line
 from sentinel.edge.subscriptions import Subscription
@@ -37,9 +39,11 @@ PLANS = {
     "no plan": UNLIMITED,
     "tenant": parse_line(TENANT),
     "every limit": parse_line(f"{TENANT} user_jobs=100000 user_rate=10000/1"),
-    "small limits": parse_line(f"{TENANT} user_jobs=300 user_rate=6/60"),
+    "small limits": parse_line(f"{TENANT} user_jobs=1000 user_rate=100/60"),
+    "tiny limits": parse_line(f"{TENANT} user_jobs=300 user_rate=6/60"),
 }
 AT_ONCE = 256
+PERSON_FIRST = 15_550_000_000  # as in the channel's samples
 
 
 def cpu_us(pid: int) -> float:
@@ -60,7 +64,17 @@ async def take(gateway: Gateway, requests: list[Request], servers: list[int]) ->
     return [(end - began) / len(requests) for began, end in zip(before, after, strict=True)]
 
 
-async def main(count: int, turns: int, *, served: bool) -> None:
+def webhook(source: Source, number: int, people: int | None) -> Request:
+    """A message from a new person, or from one of so many."""
+    made = channels()["whatsapp"].sample(source, "hello", number, time.time())
+    if people is None:
+        return made
+    body = made.body.replace(str(PERSON_FIRST + number).encode(), str(PERSON_FIRST + random.randrange(people)).encode())
+    signature = "sha256=" + hmac_hex(source.setting("app_secret").encode(), body)
+    return attrs.evolve(made, body=body, headers=made.headers | {"x-hub-signature-256": signature})
+
+
+async def main(count: int, turns: int, *, served: bool, people: int | None) -> None:
     """Print what a webhook costs without a plan, and how much more with each plan: the median of the turns' differences."""
     numbers = iter(range(10_000_000))
     costs: dict[str, list[list[float]]] = {name: [] for name in PLANS}
@@ -74,7 +88,7 @@ async def main(count: int, turns: int, *, served: bool) -> None:
             gc.set_threshold(50_000, 20, 50)  # as `sentinel serve` does
             for turn in range(turns + 1):
                 for name in sorted(PLANS, reverse=bool(turn % 2)):
-                    made = [channels()["whatsapp"].sample(source, "hello", next(numbers), time.time()) for _ in range(count)]
+                    made = [webhook(source, next(numbers), people) for _ in range(count)]
                     gateway.directory.current = directories[name]
                     costs[name].append(await take(gateway, made, servers))
         record.close()
@@ -111,4 +125,5 @@ def with_terms(directory: Directory, terms: Terms) -> Directory:
     return attrs.evolve(directory, subscriptions=has)
 
 
-trio.run(lambda: main(int(sys.argv[1]), int(sys.argv[2]), served="served" in sys.argv[3:]))
+PEOPLE_GIVEN = int(sys.argv[4]) if sys.argv[4:] else None
+trio.run(lambda: main(int(sys.argv[1]), int(sys.argv[2]), served="served" in sys.argv[3:], people=PEOPLE_GIVEN))

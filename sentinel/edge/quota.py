@@ -126,13 +126,33 @@ class Ledger:
         self._kept_before += self._kept
         self._kept = []
 
-    def learn(self, month: str, found: Iterable[tuple[str, str, int, int]], began_ns: int) -> None:
-        """What the look has found: each account's tenant, end user, jobs and tokens. What was kept before it began is in them."""
+    def learn(
+        self,
+        month: str,
+        found: Iterable[tuple[str, str, int, int]],
+        began_ns: int,
+        more: Iterable[tuple[str, Iterable[str], int, int]] = (),
+    ) -> None:
+        """
+        What the look has found: each account's tenant, end user, jobs and tokens; and `more`: a tenant, several of its end users,
+        and what each has used besides. What was kept before it began is in them.
+        """
         if month != self.month:
             return
         for tenant, end_user, jobs, tokens in found:
             tally = self.tally(tenant, end_user)
             tally.jobs, tally.tokens = jobs, tokens
+        for tenant, end_users, jobs, tokens in more:
+            self._add(tenant, end_users, jobs, tokens)
         for tally in self._kept_before:
             tally.kept_before = 0
         self._kept_before, self.looked_at_ns = [], began_ns
+
+    def _add(self, tenant: str, end_users: Iterable[str], jobs: int, tokens: int) -> None:
+        tallies = self._tallies.setdefault(tenant, {})
+        for end_user in end_users:
+            tally = tallies.get(end_user)
+            if tally is None:
+                tally = tallies[end_user] = Tally()
+            tally.jobs += jobs
+            tally.tokens += tokens

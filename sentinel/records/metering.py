@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 
@@ -11,23 +11,33 @@ from sentinel.edge.plans import Terms
 from sentinel.edge.quota import Account, Used
 from sentinel.edge.subscriptions import Subscription
 
+NEWS_SECONDS = 60.0  # so long after it could be seen, what is new is told to whoever knows what was before
 GATEWAY_SILENT_SECONDS = 12.0  # a gateway that was not seen for so long has no share of the limits any more
+
+
+class Mark(NamedTuple):
+    """Where a look at the record has ended, in its own terms: only that record understands it."""
+
+    at: float
+    seen: Sequence[int] = ()
 
 
 @attrs.frozen
 class Look:
     """
-    What was used, as a look at the record has found it; the next one may begin at `mark`, which only that record understands.
+    What was used, as a look at the record has found it; the next one may begin at `mark`.
 
-    Each row is an account's tenant and end user, and how many jobs and tokens it has used: there may be many.
+    Each of `rows` is an account's tenant and end user, and how many jobs and tokens it has used: there may be many. Each of `more`
+    is a tenant, several of its end users, and how many jobs and tokens each has used besides; who stands there twice, twice.
     """
 
     rows: Sequence[tuple[str, str, int, int]]
-    mark: float
+    mark: Mark
+    more: Sequence[tuple[str, Sequence[str], int, int]] = ()
 
     @property
     def used(self) -> Mapping[Account, Used]:
-        """The same by account."""
+        """What was used in full, by account."""
         return {Account(tenant, end_user): Used(jobs, tokens) for tenant, end_user, jobs, tokens in self.rows}
 
 
@@ -43,11 +53,15 @@ class MeteringRecord(Protocol):
     def put_subscription(self, subscription: Subscription, now: float) -> bool:
         """Set a tenant's subscription; False if there is no such tenant or plan, or a newer one by `event_at`."""
 
-    def usage(self, month: str, since: float = 0) -> Look:
-        """What was used in that month, of all whose use has changed since the look with the mark `since`, and perhaps of others."""
+    def usage(self, month: str, since: Mark | None = None) -> Look:
+        """
+        What was used in that month: by everybody, or what has changed since the look that ended at `since`.
 
-    def add_up_usage(self) -> None:
-        """Bring what is counted into its final form, where a store counts in two steps. Changes no sum."""
+        That look must have begun less than NEWS_SECONDS ago; what it has found and what this one finds are then all.
+        """
+
+    def add_up_usage(self, seconds: float = NEWS_SECONDS) -> None:
+        """Bring what could be seen `seconds` ago into its final form, where a store counts in two steps. Changes no sum."""
 
     def see_gateway(self, name: str) -> int:
         """This gateway process lives; how many do."""

@@ -24,6 +24,7 @@ from sentinel.model import Claim, NewJob, State
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
 from sentinel.records.postgres_connection import Connection, open_connection, reason
 from sentinel.records.postgres_lines import Lines
+from sentinel.records.postgres_usage import PostgresUsage
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
 
@@ -43,7 +44,7 @@ _SQL |= {look: f"{_SQL[look]},\n{_SQL['claim']}" for look in ("look_for_ids", "l
 T = TypeVar("T")
 
 
-class PostgresRecord(SqlRecord):
+class PostgresRecord(PostgresUsage, SqlRecord):
     """A record in the database that `url` names. `busy_seconds` bounds each call, whatever the server or the network does."""
 
     _lists: ClassVar = {
@@ -246,9 +247,6 @@ class PostgresRecord(SqlRecord):
 
     def _rescue_orphans(self, now: float) -> int:
         return len(self._all("rescue", now=now, rescues_max=RESCUES_MAX))
-
-    def add_up_usage(self) -> None:
-        self._run("add_up_usage")
 
     def prune(self, before: float) -> int:
         self._run("unpark")

@@ -8,7 +8,7 @@ from typing import Any
 from sentinel.edge.plans import Terms, overlaid, parse_terms, terms_text
 from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.records import rows
-from sentinel.records.metering import GATEWAY_SILENT_SECONDS, Look
+from sentinel.records.metering import GATEWAY_SILENT_SECONDS, NEWS_SECONDS, Look, Mark
 from sentinel.records.statements import Statements
 
 
@@ -28,11 +28,11 @@ class SqlMetering(Statements):
         with self._transaction():
             return bool(self._run("put_subscription", terms=rows.encode(terms_text(subscription.special)), **values))
 
-    def usage(self, month: str, since: float = 0) -> Look:
+    def usage(self, month: str, since: Mark | None = None) -> Look:
         mark = self._one("usage_mark", month=month)["mark"]  # asked first: what changes meanwhile is found now or by the next look
-        return Look(self._plain("usage", month=month, since=since), mark)
+        return Look(self._plain("usage", month=month, since=0 if since is None else since.at), Mark(mark))
 
-    def add_up_usage(self) -> None:
+    def add_up_usage(self, seconds: float = NEWS_SECONDS) -> None:
         """Nothing: what is counted is final."""
 
     def see_gateway(self, name: str) -> int:

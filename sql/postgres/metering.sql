@@ -22,26 +22,30 @@ WHERE subscriptions.event_at <= excluded.event_at
 SELECT txid_snapshot_xmin(txid_current_snapshot()) AS mark
 
 -- name: usage
--- What was changed by the transaction `since` or a later one, in full: the news that nobody has added up yet, and what was. The planner
--- does not know how much news there is, so it gets no join to plan: who has changed is looked up in a hash, what was added up by its
--- key. Then it sorts, by what differs soonest.
-WITH lately AS MATERIALIZED (
-    SELECT tenant, end_user FROM usage_news WHERE month = :month AND changed_by >= :since::bigint
-    UNION SELECT tenant, end_user FROM usage WHERE month = :month AND changed_by >= :since::bigint)
+-- What was added up, and the news that nobody has added up yet.
 SELECT tenant, end_user, sum(jobs)::bigint AS jobs, sum(tokens)::bigint AS tokens
-FROM (SELECT tenant, end_user, jobs, tokens FROM usage_news
-      WHERE month = :month AND ((tenant, end_user) IN (SELECT tenant, end_user FROM lately)) IS TRUE
-      UNION ALL SELECT u.* FROM lately AS l CROSS JOIN LATERAL (
-          SELECT tenant, end_user, jobs, tokens FROM usage WHERE tenant = l.tenant AND month = :month AND end_user = l.end_user OFFSET 0) AS u
-) AS every GROUP BY end_user, tenant
+FROM (SELECT tenant, end_user, jobs, tokens FROM usage WHERE month = :month
+      UNION ALL SELECT tenant, unnest(end_users), jobs, tokens FROM usage_news WHERE month = :month) AS every(tenant, end_user, jobs, tokens)
+GROUP BY end_user, tenant
+
+-- name: usage_news
+-- What the transaction `since` and later ones have changed, but for what was seen before.
+SELECT tenant, end_users, jobs, tokens FROM usage_news
+WHERE changed_by >= :since::bigint AND month = :month AND NOT place = ANY(:seen::bigint[])
+
+-- name: usage_seen
+SELECT place FROM usage_news WHERE changed_by >= :since::bigint
 
 -- name: add_up_usage
-WITH taken AS (
-    DELETE FROM usage_news WHERE place = ANY(ARRAY(SELECT place FROM usage_news ORDER BY place LIMIT 10000 FOR UPDATE SKIP LOCKED)) RETURNING *)
-INSERT INTO usage(tenant, month, end_user, jobs, tokens, changed_by)
-SELECT tenant, month, end_user, sum(jobs), sum(tokens), max(changed_by) FROM taken GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-ON CONFLICT (tenant, month, end_user) DO UPDATE
-SET jobs = usage.jobs + excluded.jobs, tokens = usage.tokens + excluded.tokens, changed_by = greatest(usage.changed_by, excluded.changed_by)
+-- The news that was there to be seen when the oldest transaction under way was `before`; so much of it as takes no long time.
+WITH picked AS MATERIALIZED (
+    SELECT changed_by, place FROM usage_news WHERE changed_by < :before::bigint ORDER BY changed_by, place LIMIT 200 FOR UPDATE SKIP LOCKED),
+taken AS (
+    DELETE FROM usage_news AS n USING picked AS p WHERE n.changed_by = p.changed_by AND n.place = p.place
+    RETURNING n.tenant, n.month, n.end_users, n.jobs, n.tokens)
+INSERT INTO usage(tenant, month, end_user, jobs, tokens)
+SELECT tenant, month, end_user, sum(jobs), sum(tokens) FROM taken CROSS JOIN unnest(end_users) AS end_user GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+ON CONFLICT (tenant, month, end_user) DO UPDATE SET jobs = usage.jobs + excluded.jobs, tokens = usage.tokens + excluded.tokens
 
 -- name: see_gateway
 INSERT INTO gateways(name, seen_at) VALUES (:name, extract(epoch FROM clock_timestamp()))

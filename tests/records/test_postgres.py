@@ -303,18 +303,44 @@ def end_of(claim: Claim, state: State) -> Ending:
 
 
 def test_use_that_was_being_counted_during_a_look(record, url):
-    """What a transaction has counted that was under way during a look is found by the next one, whatever was counted after it."""
+    """What a transaction has counted that was under way during a look is told by the next one, and once, whatever came after it."""
     with psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as other:
-        count = "INSERT INTO usage_news(tenant, month, end_user, jobs, tokens) VALUES (%s, '2023-11', '', 1, 0)"
+        count = "INSERT INTO usage_news(tenant, month, end_users, jobs, tokens) VALUES (%s, '2023-11', '{\"\"}', 1, 0)"
         slow.execute(count, ("slow",))
         other.execute(count, ("quick",))
         look = record.usage("2023-11")
         assert look.used == {Account("quick"): Used(1)}
+        look = record.usage("2023-11", look.mark)
+        assert look.more == []
+        other.execute(count, ("late",))
         slow.commit()
         record.add_up_usage()
         look = record.usage("2023-11", look.mark)
-        assert look.used[Account("slow")] == Used(1)
-        assert record.usage("2023-11", look.mark).used == {}
+        assert sorted(look.more) == [("late", [""], 1, 0), ("slow", [""], 1, 0)]
+        assert record.usage("2023-11", look.mark).more == []
+
+
+def test_news_of_the_usage_is_not_added_up_before_it_could_be_told(record, url, monkeypatch):
+    """What was counted by a transaction that was under way a minute ago stays news; the rest is added up."""
+    clock = [1_000.0]
+    monkeypatch.setattr("sentinel.records.postgres_usage.time.monotonic", lambda: clock[0])
+    with psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as other:
+        count = "INSERT INTO usage_news(tenant, month, end_users, jobs, tokens) VALUES (%s, '2023-11', '{\"\"}', 1, 0)"
+
+        def left() -> list[str]:
+            return [row[0] for row in other.execute("SELECT tenant FROM usage_news ORDER BY place")]
+
+        other.execute(count, ("quick",))
+        slow.execute(count, ("slow",))
+        other.execute(count, ("later",))
+        for clock[0], expected in ((1_000, ["quick", "later"]), (1_059, ["quick", "later"]), (1_060, ["later"])):
+            record.add_up_usage()
+            assert left() == expected
+        slow.commit()
+        for clock[0], expected in ((1_061, ["slow", "later"]), (1_120, ["slow", "later"]), (1_121, [])):
+            record.add_up_usage()
+            assert left() == expected
+        assert record.usage("2023-11").used == {Account(tenant): Used(1) for tenant in ("quick", "slow", "later")}
 
 
 class TestBell:

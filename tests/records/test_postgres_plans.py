@@ -229,14 +229,28 @@ def test_the_views_for_people(bench, url):
 
 
 def test_a_look_at_the_usage_costs_what_is_new(bench):
-    """With 50,000 people who have used something this month, a look at what is new touches the rows of those few who are."""
-    used = """INSERT INTO usage(tenant, month, end_user, jobs, tokens, changed_by)
-    SELECT 't', '2023-11', 'u' || n, 1, 0, txid_current() FROM generate_series(1, 50000) AS n"""
+    """With 50,000 people who have used something this month, and much not added up, a look at what is new touches only that."""
+    used = """INSERT INTO usage(tenant, month, end_user, jobs, tokens)
+    SELECT 't', '2023-11', 'u' || n, 1, 0 FROM generate_series(1, 50000) AS n"""
+    news = """INSERT INTO usage_news(changed_by, tenant, month, end_users, jobs, tokens)
+    SELECT 1, 't', '2023-11', ARRAY['u' || n], 1, 0 FROM generate_series(1, 25000) AS n"""
     bench.record._connection.execute(used)
-    bench.record._connection.execute("ANALYZE usage")
+    bench.record._connection.execute(news)
+    bench.record._connection.execute("ANALYZE usage, usage_news")
     mark = bench.record.usage("2023-11").mark
     bench.record.accept([new_job(sender="ada", metering=Metering.USER)], NOW)
-    assert bench.pages("usage", month="2023-11", since=mark) < 40
+    assert bench.pages("usage_news", month="2023-11", since=mark.at, seen=list(mark.seen)) < 10
+    assert bench.pages("usage_seen", since=mark.at) < 10
+
+
+def test_adding_up_the_usage_costs_what_is_added_up(bench):
+    """Beside 50,000 people who have used something, adding up the news of a few touches their rows."""
+    used = """INSERT INTO usage(tenant, month, end_user, jobs, tokens)
+    SELECT 't', '2023-11', 'u' || n, 1, 0 FROM generate_series(1, 50000) AS n"""
+    bench.record._connection.execute(used)
+    bench.record._connection.execute("ANALYZE usage, usage_news")
+    bench.record.accept([new_job(sender=f"u{number}", metering=Metering.USER) for number in range(3)], NOW)
+    assert bench.pages("add_up_usage", before=2**62) < 60
 
 
 def test_much_news_of_the_usage_is_no_trouble(bench):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psycopg
 
+from sentinel.edge.quota import Account, Used
 from sentinel.model import State
 from sentinel.records import Ending, JobFilter, open_record
 from sentinel.records.queries import load_migrations
@@ -13,10 +14,12 @@ from tests.records.conftest import NOW, fresh_database, postgres
 
 QUEUE_KEPT_BY_STATEMENTS = 9  # the migration; before it a trigger did it
 GONE_WRONG = 13
+USAGE_IN_LISTS = 16
 JOB = """
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, received_at, created_at, verified_by,
                  fingerprint, options, input, reply_to, state, run_at)
 VALUES (%s, 'default', 'api', 's', 'x', %s, '', 100, 1, 1, '', '', '{}', '[]', '{}', 'queued', 1)"""
+USED = "(tenant, month, end_user, jobs, tokens) VALUES ('default', '1970-01', 'a/s/bob', 2, 30)"
 CLAIM = "UPDATE jobs SET state = 'running', attempt = 1, lease_token = %s, worker_id = 1, started_at = 1 WHERE id = %s"
 FAIL = "UPDATE jobs SET state = 'failed', finished_at = 1 WHERE id = %s"
 
@@ -76,3 +79,17 @@ def test_what_had_gone_wrong_before_is_listed(tmp_path):
         other.execute(FAIL, (name(2),))
     with closing(open_record(url)) as record:
         assert [job.id for job in record.list_jobs(JobFilter(states=[State.FAILED]))] == [name(2)]
+
+
+def test_what_was_used_is_still_known(tmp_path):
+    """What was counted before there were lists, added up or not, is counted after the migration, and what comes is added to it."""
+    url = database_before(USAGE_IN_LISTS, tmp_path)
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(f"INSERT INTO usage{USED}")
+        other.execute(f"INSERT INTO usage_news{USED}")
+    with closing(open_record(url)) as record:
+        assert record.usage("1970-01").used == {Account("default", "a/s/bob"): Used(4, 60)}
+        with psycopg.connect(url, autocommit=True) as other:
+            other.execute(JOB, (name(1), None))
+            other.execute("UPDATE jobs SET metering = 1, tokens = 5 WHERE id = %s", (name(1),))
+        assert record.usage("1970-01").used[Account("default")] == Used(0, 5)
