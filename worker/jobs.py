@@ -19,7 +19,7 @@ from sentinel.dispatch.offers import Offers
 from sentinel.edge.notices import HOUR_SECONDS, Notice
 from sentinel.errors import GenerationFailed, NotFound, Unavailable
 from sentinel.logs import Outage, begin_job, describe, log
-from sentinel.model import Claim, Source, State
+from sentinel.model import Claim, Job, Source, State
 from sentinel.records import Ending, Reply, Store
 from sentinel.retry import GENERATION_ATTEMPTS_MAX, backoff_seconds
 from sentinel.settings import Settings
@@ -270,10 +270,18 @@ class Jobs:
         except Unavailable:
             log.error("job.ending_unwritten", job=ending.job_id, state=ending.state)
             return
-        if self.offers is not None and running.claim.job.conversation is not None:
-            self.offers.ended(ending.job_id)
+        self._offer(running.claim.job, ending)
         event = _EVENTS[ending.state.ended] if written else "job.lease_lost"
         log.info(event, job=ending.job_id, state=ending.state, error=ending.error)
+
+    def _offer(self, job: Job, ending: Ending) -> None:
+        """Have the dispatch told of what may be claimed now, or later: the job itself, or the next of its chat."""
+        if self.offers is None:
+            return
+        if not ending.state.ended:
+            self.offers.postponed(job, ending.run_at)
+        if job.conversation is not None:
+            self.offers.ended(job.id)
 
 
 def _stopped_ending(running: Running) -> Ending | None:

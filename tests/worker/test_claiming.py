@@ -11,13 +11,15 @@ import pytest
 import trio
 import trio.testing
 
+import sentinel.dispatch.keeper
 import worker.claiming
 from sentinel.chaos.servers import RedisServer, new_redis
 from sentinel.dispatch import Dispatch
 from sentinel.dispatch.keeper import Keeper
 from sentinel.dispatch.offers import Offers
 from sentinel.dispatch.redis import RedisDispatch
-from sentinel.model import Claim, NewJob, State
+from sentinel.errors import Unavailable
+from sentinel.model import Claim, Hint, NewJob, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, Record, Store, open_bell, open_record
 from tests.records.conftest import fresh_database, new_job
@@ -136,6 +138,49 @@ async def test_a_chat_goes_on_while_somebody_looks(server, tmp_path):
                 await trio.sleep(0.01)
         await work.claiming.settle()
         assert work.dispatch.take(2, 5.0) == [second]
+
+
+@pytest.fixture
+def nobody_looks(monkeypatch) -> None:
+    """A worker learns of nothing but by hints, and no sweep finds any that got lost."""
+    monkeypatch.setattr(worker.claiming, "IDLE_SECONDS", float("nan"))  # nothing is as long, not even what has never been
+    monkeypatch.setattr(sentinel.dispatch.keeper, "SETTLED_SECONDS", 60.0)
+
+
+async def test_a_chat_goes_on_after_an_outage_of_the_record(server, tmp_path, monkeypatch, nobody_looks):
+    """If the record goes away just after it has taken an ending, the next of the chat is hinted as soon as it is back."""
+    async with working(server, tmp_path) as work:
+        first, second = work.accept(*[new_job(conversation="c") for _ in range(2)])
+        while work.dispatch.waiting() < 2:
+            await trio.sleep(0.01)
+        (claim,) = await work.next()
+        assert claim.job.id == first
+        failing = 3
+
+        def successors(ids: list[str]) -> list[Hint]:
+            nonlocal failing
+            if failing:
+                failing -= 1
+                raise Unavailable("too many clients already")
+            return type(work.record).successors(work.claiming.store.record, ids)
+
+        monkeypatch.setattr(work.claiming.store.record, "successors", successors)
+        work.end(claim)
+        assert [claim.job.id for claim in await work.next(2.0)] == [second]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.7])
+async def test_a_job_that_was_given_back(server, tmp_path, seconds, nobody_looks):
+    """A job that goes round again is hinted when it is due."""
+    async with working(server, tmp_path) as work:
+        (job_id,) = work.accept(new_job())
+        (claim,) = await work.next()
+        due = time.time() + seconds
+        ending = Ending(job_id, claim.lease_token, State.QUEUED, run_at=due, uncount=True)
+        assert work.record.end([ending], time.time()) == [True]
+        work.offers.postponed(claim.job, due)
+        assert [claim.job.id for claim in await work.next(seconds + 1.0)] == [job_id]
+        assert time.time() >= due
 
 
 @pytest.mark.parametrize("redis", [True, False])
