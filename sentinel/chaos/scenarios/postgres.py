@@ -38,6 +38,7 @@ DO $$ BEGIN
     FOR turn IN 1..30 LOOP PERFORM ({TERMINATE}); PERFORM pg_stat_clear_snapshot(), pg_sleep(0.05); END LOOP;
 END $$"""
 CROWD, CROWD_SECONDS = 400, 1.5
+CROWD_AFTER_SECONDS = 0.3  # whoever ends the sessions must have one first
 TERMINATE_ONE = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = 'sentinel' AND pid <> pg_backend_pid() ORDER BY state = 'active' DESC, random() LIMIT 1"""
@@ -100,6 +101,7 @@ async def _no_connections_left(stage: Stage) -> None:
         with ExitStack() as held:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(in_thread, stage.postgres.run, TERMINATE_AGAIN, "postgres")
+                await trio.sleep(CROWD_AFTER_SECONDS)
                 await in_thread(_crowd, held, stage.postgres.port)
             await stage.hole()
 
