@@ -141,6 +141,15 @@ def test_a_key_is_masked(kind: str) -> None:
             assert checked.text == around.format(MASKS["secret"])
 
 
+@pytest.mark.parametrize("name", ["PRIVATE KEY", "OPENSSH PRIVATE KEY", "PGP PRIVATE KEY BLOCK"])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_private_key_of_any_length_is_masked_whole(name: str, is_whole: bool) -> None:
+    """However long a private key is, it is masked to its last line; to the end of the text, where that line is missing."""
+    end = f"-----END {name}-----" if is_whole else ""
+    checked = check_output(f"Here: -----BEGIN {name}-----\n{'MIIEow' * 2_000}\n{end}")
+    assert (checked.text, checked.masked) == (f"Here: {MASKS['secret']}", {"private_key": 1})
+
+
 def test_the_sources_own_secrets_are_masked() -> None:
     """A source's secret is masked whatever it looks like; the longer of two that overlap first; short ones are left alone."""
     checked = check_output("it is correct horse battery, or correct horse", ("correct horse", "correct horse battery", "it"))
@@ -208,7 +217,7 @@ def test_any_text_can_be_checked(text: str) -> None:
         "http://" * 30_000,
         "a:" * 50_000,
         "sk-" * 50_000,
-        "-----BEGIN PRIVATE KEY-----" * 4_000,
+        "-----BEGIN PRIVATE KEY-----" * 40_000,
         "x://a:b" * 20_000,
         "//" * 60_000,
         "\\" * 90_000,

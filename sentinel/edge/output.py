@@ -19,6 +19,8 @@ from sentinel.edge.urls import parse_url
 SECRET_CHARACTERS_MIN = 8  # a shorter secret would be found in words that have nothing to do with it
 MASKS = {"secret": "[secret removed]", "internal_url": "[internal address removed]"}
 
+_PRIVATE_KEY = r"(?:[A-Z]+ ){0,3}PRIVATE KEY(?: BLOCK)?"
+
 # Keys that say themselves what they are: name, and what they look like. Each is long and random, so that no prose matches.
 KEY_SHAPES: tuple[tuple[str, str], ...] = (
     ("sentinel_key", r"\bsnt_[0-9A-Za-z]{40,60}"),
@@ -37,7 +39,7 @@ KEY_SHAPES: tuple[tuple[str, str], ...] = (
     ("npm_token", r"\bnpm_[0-9A-Za-z]{36}"),
     ("salesforce_session", r"\b00D[0-9A-Za-z]{12,15}![0-9A-Za-z._]{40,254}[0-9A-Za-z_]"),
     ("jwt", r"\beyJ[0-9A-Za-z_-]{10,2000}\.eyJ[0-9A-Za-z_-]{10,4000}\.[0-9A-Za-z_-]{10,1000}"),
-    ("private_key", r"-----BEGIN (?:[A-Z]+ ){0,3}PRIVATE KEY-----[\s\S]{0,8000}?(?:-----END (?:[A-Z]+ ){0,3}PRIVATE KEY-----|\Z)"),
+    ("private_key", rf"-----BEGIN {_PRIVATE_KEY}-----[\s\S]*?(?:-----END {_PRIVATE_KEY}-----|\Z)"),
     ("url_password", r"\b[a-z][a-z0-9+]{2,20}://[^\s/:@]{1,100}:[^\s/@]{1,200}@"),
 )
 _SHAPES = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in KEY_SHAPES))
