@@ -72,7 +72,7 @@ class Admission:
     ledger: Ledger = attrs.field(factory=Ledger)
     limiter: Limiter = attrs.field(factory=Limiter)
     clock_ns: Callable[[], int] = time.monotonic_ns
-    _hour: int = 0
+    _hour: int = -1  # none yet: 1970 began with hour 0
     _known: tuple[Directory | None, str] = (None, "")  # what the entrances were found with: the directory, and the month
     _entrances: dict[tuple[str, str, bool], Entrance] = attrs.field(factory=dict)
 

@@ -269,3 +269,10 @@ def test_a_batch_that_is_refused_in_the_middle_counts_nothing() -> None:
         with pytest.raises(QuotaUsedUp):
             made.admit(arrival(Caller.SENDER, "ada", "bob"), NOW)
     assert made.admit(arrival(Caller.SENDER, "ada", "eve"), NOW).passages == [PASSES, PASSES]
+
+
+def test_a_clock_in_the_first_hour_has_a_month() -> None:
+    """Whoever starts with a clock that was never set counts in the month that it shows."""
+    made = Admission(Directory)
+    made.admit(arrival(Caller.CHAT), 60.0)
+    assert made.ledger.month == "1970-01"
