@@ -9,7 +9,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, ClassVar, TypeVar, cast
 
 import psycopg
@@ -24,6 +24,7 @@ from sentinel.model import Claim, NewJob, State
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
 from sentinel.records.postgres_connection import Connection, open_connection, reason
 from sentinel.records.postgres_lines import Lines
+from sentinel.records.postgres_looker import Looker
 from sentinel.records.postgres_usage import PostgresUsage
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
@@ -60,6 +61,7 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         self._ask_first = 0
         self._promoted = float("-inf")
         self._lines = Lines()
+        self._looker = Looker(self._look_aside)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -197,12 +199,24 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         """The way to look for what may be claimed, and what it is to be told."""
         if ids is not None:
             return "look_for_ids", {"ids": self._ids(ids)}
-        if self._lines.must_look(now):
-            found = self._one("lines")
+        if found := self._looker.found():
+            self._lines.looked_aside(rows.decode(found["lines"]), found["walked"], now)
+        if self._lines.begins_aside(now):
+            self._looker.begin()
+        elif self._lines.must_look(now):
+            found = self.lines()
             self._lines.looked(rows.decode(found["lines"]), found["mark"], found["walked"], now)
         if self._lines.known is None:
             return "look_everywhere", {}
         return "look_at_lines", self._lines.draw(looked, now)
+
+    def _look_aside(self) -> dict[str, Any]:
+        with closing(PostgresRecord(self._url, self._busy_seconds, self.keyring)) as other:
+            return other.lines()
+
+    def lines(self) -> dict[str, Any]:
+        """Where jobs wait to be claimed, by a look at everything."""
+        return dict(self._one("lines"))
 
     def promote(self, now: float) -> int:
         self._promoted = now

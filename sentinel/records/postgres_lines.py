@@ -39,10 +39,25 @@ class Lines:
     _looked_at: float = 0.0
     _full_at: float = 0.0
     _miss_at: float = 0.0
+    _missed: bool = False  # the known lines gave nothing
     _marks: deque[tuple[float, int]] = attrs.field(factory=deque)  # when which job's number was the greatest
 
     def must_look(self, now: float) -> bool:
-        """Whether the lines should now be listed, by a look at everything."""
+        """Whether a claim must first look at everything: no line is known, or those that are gave nothing."""
+        return self._is_due(now) and not self._serves(now)
+
+    def begins_aside(self, now: float) -> bool:
+        """Whether somebody is now to look at everything, beside claims that go on with the lines that are known. Said once."""
+        aside = self._is_due(now) and self._serves(now)
+        if aside:
+            self._looked_at, self._full_at = now, now + FULL_SECONDS
+        return aside
+
+    def _serves(self, now: float) -> bool:
+        """Whether what is known will do for the next moment."""
+        return bool(self.known) and not self._missed and self._looked_at <= now
+
+    def _is_due(self, now: float) -> bool:
         return self._walks > 1 and not self._looked_at <= now < self._full_at
 
     @property
@@ -54,17 +69,26 @@ class Lines:
         """A look found nothing. Whether the next one will be at everything: no line is left, and that was not done just now."""
         if self.known is None or self.left or self._looked_at <= now <= self._miss_at:
             return False
-        self._full_at = self._looked_at
+        self._missed, self._full_at = True, self._looked_at
         return True
 
     def looked(self, lines: Sequence[Line], mark: int, walked: int, now: float) -> None:
         """Take a list of all lines; it had to pass `walked` dead entries, and `mark` is the greatest number of a job."""
         if now < self._looked_at or self.known is None:
             self._marks.clear()
+        self.known, self._missed = {}, False
+        self.looked_aside(lines, walked, now)
+        if self.known is not None:
+            self._marks.append((now, mark))
+
+    def looked_aside(self, lines: Sequence[Line], walked: int, now: float) -> None:
+        """Take a list of all lines that is a moment old: what claims have told meanwhile stays known, and so does their mark."""
+        if self.known is None:
+            return
         self._looked_at, self._full_at = now, now + max(FULL_SECONDS, walked / WALKED_A_SECOND)
         self._miss_at = now + walked / MISSED_WALKED_A_SECOND
-        self._walks, self.known = (2, {}) if walked > WALKED_MAX else (0, None)
-        self.claimed(lines if self._walks else None, mark, walked, now)
+        self._walks, self.known = (2, self.known) if walked > WALKED_MAX else (0, None)
+        self._add(lines if self.known is not None else ())
 
     def draw(self, count: int, now: float) -> dict[str, Any]:
         """Where a look for `count` jobs is to look: at the lines of some tenants, and at numbers greater than a mark."""
@@ -86,10 +110,15 @@ class Lines:
         self.known = self.known or {}
         for tenant in self._drawn:
             self.known.pop(tenant, None)
+        self._add(lines)
+        self._marks.append((now, mark))
+
+    def _add(self, lines: Sequence[Line]) -> None:
+        """Know these lines too. A line's first is the smaller one: what comes back does so with an old number."""
         for line in lines:
+            assert self.known is not None
             firsts = self.known.setdefault(line["tenant"], {})
             firsts[line["priority"]] = min(line["first"], firsts.get(line["priority"], line["first"]))
-        self._marks.append((now, mark))
 
     def mark(self, now: float) -> int | None:
         """A number such that all jobs with smaller ones are in `known`, but for the few that a look at everything will find."""

@@ -1,6 +1,7 @@
 """Claims behind an old snapshot, which keeps the index entries of what was taken: each begins where the last found any."""
 
 import statistics
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from sentinel.errors import Unavailable
 from sentinel.model import Claim, State
 from sentinel.records import Ending, open_record
 from sentinel.records.postgres import PostgresRecord
@@ -76,12 +78,26 @@ class TestWhatIsKnown:
         assert lines.must_look(NOW)
         lines.looked([line("a")], 7, FAR, NOW)
         assert (lines.known, lines.mark(NOW)) == ({"a": {100: 1}}, 7)
-        assert not lines.must_look(NOW + FULL_SECONDS - 0.01)
-        assert lines.must_look(NOW + FULL_SECONDS)
+        assert not lines.begins_aside(NOW + FULL_SECONDS - 0.01)
         assert lines.must_look(NOW - 1)  # the clock was set back
-        lines.looked([line("a")], 9, NEAR, NOW + FULL_SECONDS)
+        assert not lines.begins_aside(NOW - 1)
+        assert not lines.must_look(NOW + FULL_SECONDS)
+        assert lines.begins_aside(NOW + FULL_SECONDS)
+        assert not lines.begins_aside(NOW + FULL_SECONDS)
+        lines.looked_aside([line("a")], NEAR, NOW + FULL_SECONDS)
         assert lines.known is None
         assert not lines.must_look(NOW + 100)
+
+    def test_a_look_aside_takes_nothing_back(self):
+        """What claims have told while somebody looked at everything stays known, and so does a job with an older number."""
+        lines = Lines()
+        lines.looked([line("a", first=5), line("b")], 7, FAR, NOW)
+        lines.draw(2, NOW)
+        lines.claimed([line("a", first=6), line("new", first=9)], 9, 0, NOW)
+        assert lines.begins_aside(NOW + FULL_SECONDS)
+        lines.looked_aside([line("a", first=5), line("back", first=2)], FAR, NOW + FULL_SECONDS)
+        assert lines.known == {"a": {100: 5}, "new": {100: 9}, "back": {100: 2}}
+        assert lines.mark(NOW + FULL_SECONDS) == 9
 
     def test_far_walks_are_rare(self):
         """A look at everything is the rarer, the more it has to pass."""
@@ -179,6 +195,8 @@ class TestWhatIsFound:
         later = [new_job() for _ in range(3)]
         held.record.accept(later, NOW)
         assert claims(held, 1, NOW + 5 * COMMIT_SECONDS) == [later[0].id]
+        assert claims(held, 1, NOW + 2 * FULL_SECONDS) == [later[1].id]
+        held.record._looker.wait()
         assert claims(held, 1, NOW + 2 * FULL_SECONDS) == [back.id]
 
     def test_a_late_commit_is_found(self, held, url):
@@ -190,6 +208,47 @@ class TestWhatIsFound:
             assert len(claims(held, 8)) == 1
             assert claims(held, 8, NOW + FULL_SECONDS) == []
         assert claims(held, 8, NOW + 2 * FULL_SECONDS) == [late.id]
+
+    def test_no_claim_waits_for_a_look_at_everything(self, held, monkeypatch):
+        """While lines are known, the list of all is asked for on another connection; a claim that is faster goes on without."""
+        seen, looked = threading.Event(), threading.Event()
+        look = held.record._look_aside
+
+        def slowly() -> dict[str, Any]:
+            seen.set()
+            assert looked.wait(10)
+            return look()
+
+        monkeypatch.setattr(held.record._looker, "look", slowly)
+        jobs = [new_job() for _ in range(4)]
+        held.record.accept(jobs, NOW)
+        found = claims(held, 1)
+        monkeypatch.setattr(held.record, "_one", None)  # a look of its own would fail
+        for number in (1, 2):
+            found += claims(held, 1, NOW + number * FULL_SECONDS)
+            assert seen.wait(10)
+        looked.set()
+        held.record._looker.wait()
+        assert found + claims(held, 1, NOW + 3 * FULL_SECONDS) == [job.id for job in jobs]
+        assert held.record._lines._walks > 1
+
+    def test_a_look_aside_that_fails(self, held, monkeypatch):
+        """If there is no other connection to be had, claims go on, and the next moment is the next try."""
+        tries: list[float] = []
+
+        def fail() -> dict[str, Any]:
+            tries.append(NOW)
+            raise Unavailable("too many clients already")
+
+        monkeypatch.setattr(held.record._looker, "look", fail)
+        jobs = [new_job() for _ in range(4)]
+        held.record.accept(jobs, NOW)
+        found = claims(held, 1, NOW)
+        for number in (1, 2, 3):
+            found += claims(held, 1, NOW + number * FULL_SECONDS)
+            held.record._looker.wait()
+        assert found == [job.id for job in jobs]
+        assert len(tries) == 3
 
     def test_once_the_snapshot_is_gone(self, bench, url):
         """When what was taken can be removed again, claims look at everything again."""
