@@ -190,5 +190,5 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _text(hints: Sequence[Hint]) -> bytes:
-    """The hints as one word: the client takes a microsecond for each."""
-    return encode_json([(hint.job_id, hint.tenant, max(0, min(hint.priority, PRIORITY_MAX))) for hint in hints])
+    """The hints as one word of the protocol: the client takes a microsecond for each."""
+    return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, max(0, min(hint.priority, PRIORITY_MAX)))])

@@ -76,30 +76,49 @@ local function parse(value)
   return score, tenant
 end
 
--- `text` is JSON: [[id, tenant, priority], …]. How many were new, or were known and had got lost. What is leased waits again, at its old
--- place: whoever has it may have asked the record too early.
-local function add(text)
-  local hints = cjson.decode(text)
-  local order = call('INCRBY', TICK, #hints) - #hints
-  local new, again, tenants = 0, 0, {}
-  for _, hint in ipairs(hints) do
-    local id, tenant, priority = hint[1], hint[2], hint[3]
-    order = order + 1
-    local score = string.format('%.0f', priority * STEP + order)
-    if call('HSETNX', IDS, id, score .. ':' .. tenant) == 1 then
-      call('ZADD', queue_of(tenant), score, id)
-      new = new + 1
-    elseif not call('ZSCORE', queue_of(tenant), id) then
-      if call('ZREM', LEASES, id) == 1 then
-        again = again + 1
-      else
-        new = new + 1
-      end
-      call('ZADD', queue_of(tenant), parse(call('HGET', IDS, id)) or score, id)
-    end
-    tenants[tenant] = true
+-- What is not new, but may have got lost: whether it had. What is leased waits again, at its old place: whoever has it may have asked
+-- the record too early.
+local function put_back(id, tenant, value, score)
+  if call('ZSCORE', queue_of(tenant), id) then
+    return 0, 0
   end
-  for tenant in pairs(tenants) do
+  local was_leased = call('ZREM', LEASES, id)
+  call('ZADD', queue_of(tenant), parse(value) or score, id)
+  return 1 - was_leased, was_leased
+end
+
+-- `text` is JSON: [id, tenant, priority, id, …]. How many were new, or were known and had got lost. What is new is written by one command
+-- for all ids and one for each tenant: a command costs more than what it does for one id.
+local function add(text)
+  local words = cjson.decode(text)
+  local count = #words / 3
+  local order = call('INCRBY', TICK, count) - count
+  local ids, values, queues, added = {}, {}, {}, {}
+  local new, again = 0, 0
+  for i = 1, count do
+    ids[i] = words[3 * i - 2]
+    queues[words[3 * i - 1]] = {}
+  end
+  local known = count > 0 and call('HMGET', IDS, unpack(ids))
+  for i, id in ipairs(ids) do
+    local tenant, score = words[3 * i - 1], string.format('%.0f', words[3 * i] * STEP + order + i)
+    if known[i] then
+      local lost, leased = put_back(id, tenant, known[i], score)
+      new, again = new + lost, again + leased
+    elseif not added[id] then
+      local queue = queues[tenant]
+      added[id], new = true, new + 1
+      values[#values + 1], values[#values + 2] = id, score .. ':' .. tenant
+      queue[#queue + 1], queue[#queue + 2] = score, id
+    end
+  end
+  if #values > 0 then
+    call('HSET', IDS, unpack(values))
+  end
+  for tenant, queue in pairs(queues) do
+    if #queue > 0 then
+      call('ZADD', queue_of(tenant), unpack(queue))
+    end
     if call('EXISTS', queue_of(tenant)) == 1 then
       join(tenant)
     end

@@ -1,5 +1,6 @@
 """What can go wrong with Redis, and that it always ends in Unavailable or Stale, in time, and in words that tell no secrets."""
 
+import re
 import select
 import shutil
 import socket
@@ -214,6 +215,18 @@ def test_scripts_flushed(dispatch, server):
     server.ask("SCRIPT", "FLUSH")
     assert dispatch.take(1, 15) == ["a1"]
     assert ":1" in server.ask("SCRIPT", "EXISTS", load_script("take")[1])  # and is asked for by its hash from now on
+
+
+def test_many_at_once_take_few_commands(dispatch, server):
+    """A thousand new hints take as many commands as two of the same tenants."""
+
+    def commands(count: int) -> int:
+        server.ask("CONFIG", "RESETSTAT")
+        assert dispatch.enqueue([hint(tenant="ab"[number % 2]) for number in range(count)]) == count
+        return sum(map(int, re.findall(r"calls=(\d+)", server.ask("INFO", "commandstats"))))
+
+    dispatch.enqueue([hint(tenant="ab"[number % 2]) for number in range(16)])  # the bell rings no more
+    assert commands(1_000) == commands(2) < 25
 
 
 def test_a_user_without_scripts(server, connect):
