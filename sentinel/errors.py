@@ -1,6 +1,6 @@
 """Everything that Sentinel refuses or fails with, and the HTTP status that says so.
 
-The text of an error is shown to callers: it names what is wrong and never repeats what they sent.
+What `told` says of an error is shown to callers: it names what is wrong and never repeats what they sent.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ class SentinelError(Exception):
         self.detail = detail or self.__class__.__doc__ or self.title
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.detail)
+
+    @property
+    def told(self) -> str:
+        """What a caller reads of it."""
+        return self.detail
 
 
 class BadInput(SentinelError):
@@ -151,6 +156,15 @@ class Unavailable(SentinelError):
 
     def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 2) -> None:
         super().__init__(detail, retry_after_seconds=retry_after_seconds)
+
+
+class StoreFailed(Unavailable):
+    """What keeps the jobs cannot be written or read just now."""
+
+    @property
+    def told(self) -> str:
+        """Nothing of why: the store's own words name hosts, users and folders of the inside. The operator reads `detail`."""
+        return "What keeps the jobs cannot be written or read just now."
 
 
 class SettingsError(SentinelError):

@@ -84,7 +84,7 @@ def json_response(status: int, value: Any, *headers: tuple[str, str]) -> Respons
 
 def problem(error: SentinelError) -> Response:
     """The error as application/problem+json (RFC 9457)."""
-    body = {"type": f"urn:sentinel:{error.code}", "title": error.title, "status": error.status, "detail": error.detail}
+    body = {"type": f"urn:sentinel:{error.code}", "title": error.title, "status": error.status, "detail": error.told}
     headers: Headers = (("content-type", "application/problem+json"),)
     return Response(error.status, payload.encode_json(body), headers + error_headers(error))
 

@@ -108,7 +108,7 @@ class Salesforce(Channel):
         """Ack false for what may work later, which makes Salesforce send it again; a SOAP fault for what is wrong in itself."""
         if error.status >= 500 or error.status == 429:
             return Response(error.status, _ack("false"), XML + error_headers(error))
-        fault = f"<faultcode>soapenv:Client</faultcode><faultstring>{escape(error.detail)}</faultstring>"
+        fault = f"<faultcode>soapenv:Client</faultcode><faultstring>{escape(error.told)}</faultstring>"
         return Response(error.status, _soap(f"<soapenv:Fault>{fault}</soapenv:Fault>"), XML + error_headers(error))
 
     def split(self, text: str) -> list[str]:

@@ -18,7 +18,7 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.string import TextLoader
 
-from sentinel.errors import Unavailable
+from sentinel.errors import StoreFailed
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob, State
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
@@ -372,23 +372,23 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         except (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement) as error:
             self._pooled = True  # somebody else got our connection, or we somebody else's
             self.close()
-            raise Unavailable("A pooler between here and the record keeps no prepared statements; going on without.") from error
+            raise StoreFailed("A pooler between here and the record keeps no prepared statements; going on without.") from error
         except psycopg.errors.UndefinedTable as error:
-            raise Unavailable("The record has no tables: run `sentinel migrate`.") from error
+            raise StoreFailed("The record has no tables: run `sentinel migrate`.") from error
         except psycopg.errors.FeatureNotSupported as error:
             self.close()
-            raise Unavailable("The record's tables were changed under a prepared statement; preparing it anew.") from error
+            raise StoreFailed("The record's tables were changed under a prepared statement; preparing it anew.") from error
         except psycopg.errors.ProgramLimitExceeded:  # an operational error by name, but what was to be written is too large
             raise
         except psycopg.ProgrammingError as error:
             if error.sqlstate is None:  # the driver's word and not the server's: what it was given is at fault
                 raise
             # A right is missing, or a column, which is the fault of no job.
-            raise Unavailable(f"The record takes no such statement now ({reason(error)}).") from error
+            raise StoreFailed(f"The record takes no such statement now ({reason(error)}).") from error
         except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
             if self._connection is not None and self._connection.broken:
                 self.close()
-            raise Unavailable(f"The record cannot be written or read now ({reason(error)}).") from error
+            raise StoreFailed(f"The record cannot be written or read now ({reason(error)}).") from error
 
 
 def _leases(items: Sequence[Any]) -> dict[str, _Uuids]:

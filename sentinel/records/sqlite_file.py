@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sentinel.errors import Unavailable
+from sentinel.errors import StoreFailed
 
 # Not the store's trouble but the caller's: to try the same again would not help.
 _CALLERS_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -21,7 +21,7 @@ RECORD_FILE = "The file of the record"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-class Damaged(Unavailable):
+class Damaged(StoreFailed):
     """The file is not what SQLite wrote."""
 
 
@@ -132,7 +132,7 @@ def translated(name: str = RECORD_FILE) -> Iterator[None]:
     except _CALLERS_FAULTS:
         raise
     except (sqlite3.Error, OSError) as error:
-        kind = Damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED else Unavailable
+        kind = Damaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED else StoreFailed
         what = "The disk" if isinstance(error, OSError) else name
         raise kind(f"{what} cannot be written or read now ({error}).") from error
 

@@ -10,8 +10,9 @@ import attrs
 import pytest
 import trio
 
+from sentinel.channels import channels
 from sentinel.edge.keys import new_key
-from sentinel.errors import Unavailable
+from sentinel.errors import StoreFailed
 from sentinel.gateway import Gateway
 from sentinel.http import Request
 from sentinel.model import API_CHANNEL, Document, Job, Key, NewJob, State
@@ -557,9 +558,20 @@ class Blind:
 
     def __getattr__(self, name: str) -> Any:
         def fail(*_: Any) -> Job:
-            raise Unavailable("The disk is gone.")
+            raise StoreFailed("/var/lib is gone.")
 
         return fail
+
+
+async def test_why_the_record_fails_is_not_the_callers_to_know(gateway: Gateway, key: str):
+    """A caller is told to send again; the store's own words, which name hosts, users and folders, are for the operator."""
+    jobs = attrs.evolve(gateway.jobs, store=Store(Blind()))
+    asked = Request("GET", "/v1/jobs/x", "", {"authorization": f"Bearer {key}"})
+    answer = answer_of(await attrs.evolve(gateway, jobs=jobs).handle(asked))
+    check_problem(answer, 503, "cannot be written or read")
+    assert "/var/lib" not in answer.json["detail"]
+    failed = StoreFailed("/var/lib")
+    assert all(b"/var/lib" not in channel.refuse(failed).body for channel in channels().values())
 
 
 class TestHealth:
@@ -597,7 +609,7 @@ class TestHealth:
         blind = attrs.evolve(gateway, health=attrs.evolve(gateway.health, store=Store(Blind())))
         for query in ("", "only=record"):
             answer = answer_of(await blind.handle(Request("GET", "/readyz", query)))
-            assert (answer.status, answer.json["ready"], answer.json["checks"]["record"]) == (503, False, "The disk is gone.")
+            assert (answer.status, answer.json["ready"], answer.json["checks"]["record"]) == (503, False, "/var/lib is gone.")
 
     async def test_the_record_can_be_read_and_not_written(self, api: Api, gateway: Gateway, record: Record):
         """While webhooks are refused because nothing can be written, /readyz says so, and not for ever if nobody tries again."""
