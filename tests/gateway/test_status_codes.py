@@ -88,7 +88,9 @@ UNCLEAR = {"whatsapp": b'{"object": "page"}', "telegram": b'{"news": true}', "sl
 
 def hostile_body(stage: Stage, channel: str) -> Request:
     """A body that is not what it says, with the proof that its platform would give it."""
-    body = b"<!DOCTYPE a>" + stage.genuine(channel).body if channel == "salesforce" else b'{"a": 1, "a": 2}'
+    genuine = stage.genuine(channel).body
+    body = genuine.replace(b"?>", b"?><!DOCTYPE a>", 1) if channel == "salesforce" else b'{"a": 1, "a": 2}'
+    assert body != genuine
     return signed(stage.sources[channel], body)
 
 
