@@ -228,11 +228,16 @@ class Claim:
 
 @made_often
 class Hint:
-    """A word to the dispatch: this job may be claimed. It may be late, lost or said twice without harm."""
+    """
+    A word to the dispatch: this job may be claimed. It may be late, lost or said twice without harm.
+
+    `since` is when the job was received, in seconds since the epoch: a word that comes late takes the job's place, not the last.
+    """
 
     job_id: str
     tenant: str
     priority: int
+    since: float
 
 
 @attrs.frozen

@@ -47,7 +47,7 @@ class Dispatch(Protocol):
 
     def take(self, count: int, lease_seconds: float) -> list[str]:
         """
-        Up to `count` job ids, in turns between tenants; of one tenant's, by priority, then in the order of enqueueing.
+        Up to `count` job ids, in turns between tenants; of one tenant's, by priority and age.
 
         Each is leased: it is waiting again after `lease_seconds` unless `done`.
         """

@@ -45,7 +45,7 @@ class Offers:
 
     def arrived(self, jobs: Iterable[NewJob]) -> None:
         """These jobs are in the record. From any thread."""
-        self._hints += [Hint(job.id, job.tenant, job.priority) for job in jobs if job.state is State.QUEUED]
+        self._hints += [Hint(job.id, job.tenant, job.priority, job.received_at) for job in jobs if job.state is State.QUEUED]
         self._some_arrived.set()
 
     def ended(self, job_id: str) -> None:
@@ -55,7 +55,7 @@ class Offers:
 
     def postponed(self, job: Job, due: float) -> None:
         """This job was given back, to be claimed again when it is due (seconds since the epoch)."""
-        hint = Hint(job.id, job.tenant, job.priority)
+        hint = Hint(job.id, job.tenant, job.priority, job.received_at)
         if due <= self.keeper.clock():
             self._hints.append(hint)
             self._some_arrived.set()

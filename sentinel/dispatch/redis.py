@@ -20,6 +20,7 @@ from sentinel.model import Hint
 from sentinel.payload import encode_json
 
 AT_ONCE = 1_000  # hints or ids in one script: Redis serves nobody else while it runs
+_SINCE_MAX = 2**43  # milliseconds, until the year 2248; times a priority, still a number that Redis keeps exactly
 _REFILL_MS = 10_000  # how long a refill may pause before another may take it over
 WAIT_SLACK_SECONDS = 0.3  # how much longer than asked `wait` may take
 BELL_STEP_SECONDS = 0.2  # each step of connecting for `wait`, so that all of them fit into the slack
@@ -191,4 +192,9 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _text(hints: Sequence[Hint]) -> bytes:
     """The hints as one word of the protocol: the client takes a microsecond for each."""
-    return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, max(0, min(hint.priority, PRIORITY_MAX)))])
+    return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, _score(hint))])
+
+
+def _score(hint: Hint) -> int:
+    """A hint's place in its tenant's line, the smaller the sooner: priority and age."""
+    return max(0, min(hint.priority, PRIORITY_MAX)) * _SINCE_MAX + int(hint.since * 1000)

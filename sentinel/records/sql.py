@@ -115,10 +115,10 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
 
     def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
         found = self._all("ready", after=after, limit=limit, before=before)
-        return [(row["sequence"], Hint(row["id"], row["tenant"], row["priority"])) for row in found]
+        return [(row["sequence"], _hint(row)) for row in found]
 
     def successors(self, ids: Sequence[str]) -> list[Hint]:
-        return [Hint(row["id"], row["tenant"], row["priority"]) for row in self._all("successors", ids=self._ids(ids))]
+        return [_hint(row) for row in self._all("successors", ids=self._ids(ids))]
 
     def cancel(self, job_id: str, tenant: str, now: float) -> Job | None:
         with self._transaction():
@@ -272,3 +272,7 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
     def prune(self, before: float) -> int:
         with self._transaction():
             return [self._run(name, before=before) for name in PRUNED_TABLES][-1]
+
+
+def _hint(row: Mapping[str, Any]) -> Hint:
+    return Hint(row["id"], row["tenant"], row["priority"], row["received_at"])

@@ -88,12 +88,12 @@ SELECT CASE WHEN place IN ('ready', 'suspect', 'waiting') THEN 'queued' ELSE pla
 -- size: else an empty queue can cost a walk through all jobs.
 WITH due AS MATERIALIZED (
     SELECT sequence, tenant, priority FROM queue WHERE place = 'ready' AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit)
-SELECT d.sequence, j.id, d.tenant, d.priority
-FROM due AS d CROSS JOIN LATERAL (SELECT id FROM jobs WHERE sequence = d.sequence OFFSET 0) AS j ORDER BY d.sequence
+SELECT d.sequence, j.id, d.tenant, d.priority, j.received_at
+FROM due AS d CROSS JOIN LATERAL (SELECT id, received_at FROM jobs WHERE sequence = d.sequence OFFSET 0) AS j ORDER BY d.sequence
 
 -- name: successors
 -- What may be claimed now in the conversations of jobs that have just left the queue.
-SELECT DISTINCT n.id, q.tenant, q.priority
+SELECT DISTINCT n.id, q.tenant, q.priority, n.received_at
 FROM jobs AS j CROSS JOIN LATERAL (
     SELECT sequence, tenant, priority, place FROM queue WHERE chat = chat_of(j.conversation, j.tenant, j.channel, j.source) ORDER BY sequence LIMIT 1
 ) AS q JOIN jobs AS n ON n.sequence = q.sequence

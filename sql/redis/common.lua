@@ -10,7 +10,6 @@ local prefix = KEYS[1]
 local EPOCH, TICK, IDS, RING = prefix .. 'epoch', prefix .. 'tick', prefix .. 'ids', prefix .. 'ring'
 local SERVED, LEASES, BELL, REFILL = prefix .. 'served', prefix .. 'leases', prefix .. 'bell', prefix .. 'refill'
 local BELLS_MAX = 16
-local STEP = 8796093022208 -- 2^43: a score is priority * STEP + tick, exact below 2^53, so below priority 1024
 
 local function queue_of(tenant)
   return prefix .. 't:' .. tenant
@@ -87,12 +86,12 @@ local function put_back(id, tenant, value, score)
   return 1 - was_leased, was_leased
 end
 
--- `text` is JSON: [id, tenant, priority, id, …]. How many were new, or were known and had got lost. What is new is written by one command
+-- `text` is JSON: [id, tenant, score, id, …]. How many were new, or were known and had got lost. What is new is written by one command
 -- for all ids and one for each tenant: a command costs more than what it does for one id.
 local function add(text)
   local words = cjson.decode(text)
   local count = #words / 3
-  local order = call('INCRBY', TICK, count) - count
+  call('INCRBY', TICK, count)
   local ids, values, queues, added = {}, {}, {}, {}
   local new, again = 0, 0
   for i = 1, count do
@@ -101,7 +100,7 @@ local function add(text)
   end
   local known = count > 0 and call('HMGET', IDS, unpack(ids))
   for i, id in ipairs(ids) do
-    local tenant, score = words[3 * i - 1], string.format('%.0f', words[3 * i] * STEP + order + i)
+    local tenant, score = words[3 * i - 1], string.format('%.0f', words[3 * i])
     if known[i] then
       local lost, leased = put_back(id, tenant, known[i], score)
       new, again = new + lost, again + leased

@@ -25,8 +25,9 @@ _numbers = itertools.count(1)
 
 
 def hint(job_id: str = "", tenant: str = "acme", priority: int = 100) -> Hint:
-    """A hint with an id of its own."""
-    return Hint(job_id or f"job-{next(_numbers)}", tenant, priority)
+    """A hint with an id of its own, of a job that came after those of the hints before it."""
+    number = next(_numbers)
+    return Hint(job_id or f"job-{number}", tenant, priority, number)
 
 
 def hints(text: str) -> list[Hint]:

@@ -1,5 +1,6 @@
 """The contract of a dispatch, and a model that says in Python what the scripts must do."""
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -89,11 +90,19 @@ def test_one_at_a_time_is_no_trick(dispatch):
 
 
 def test_priority_then_order(dispatch):
-    """Within a tenant the smaller priority is first, then what was enqueued first; however extreme the numbers."""
+    """Within a tenant the smaller priority is first, then the older job; however extreme the numbers."""
     wanted = [("late", 1000), ("first", 5), ("second", 5), ("urgent", 0), ("below", -7), ("beyond", 10**9)]
     for job_id, priority in wanted:
         dispatch.enqueue([hint(job_id, priority=priority)])
     assert dispatch.take(9, LEASE) == ["urgent", "below", "first", "second", "late", "beyond"]
+
+
+def test_a_late_word_takes_its_place(dispatch):
+    """A job that is hinted late is not behind all that came after it."""
+    old, young = hint("old"), hint("young")
+    dispatch.enqueue([young])
+    dispatch.enqueue([old])
+    assert dispatch.take(2, LEASE) == ["old", "young"]
 
 
 def test_a_lease_expires(dispatch):
@@ -124,7 +133,7 @@ def test_done_without_having_taken(dispatch):
 def test_many(dispatch):
     """Thousands in one call come back complete and without doubles."""
     ids = [f"{number:032x}" for number in range(3_500)]
-    assert dispatch.enqueue([Hint(job_id, f"tenant-{number % 7}", 100) for number, job_id in enumerate(ids)]) == 3_500
+    assert dispatch.enqueue([Hint(job_id, f"tenant-{number % 7}", 100, number) for number, job_id in enumerate(ids)]) == 3_500
     taken = [job_id for _ in range(4) for job_id in dispatch.take(1_000, LEASE)]
     assert sorted(taken) == ids
     dispatch.done(taken)
@@ -134,7 +143,7 @@ def test_many(dispatch):
 def test_a_tenant_may_be_called_anything(dispatch):
     """Names are not part of any syntax."""
     names = ["a:b", "{x}", "*", "ü ber", "12:34", "ring"]
-    dispatch.enqueue([Hint(f"job-of-{number}", name, 1) for number, name in enumerate(names)])
+    dispatch.enqueue([Hint(f"job-of-{number}", name, 1, number) for number, name in enumerate(names)])
     assert len(dispatch.take(9, 0.01)) == len(names)
     time.sleep(0.02)
     assert len(dispatch.take(9, LEASE)) == len(names)
@@ -462,7 +471,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(batch=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6), st.integers(0, 2)), max_size=8))
     def enqueue(self, batch):
-        wanted = [Hint(f"{tenant}{number}", tenant, priority) for tenant, number, priority in batch]
+        places = itertools.count(self.order + 1)
+        wanted = [Hint(f"{tenant}{number}", tenant, priority, next(places)) for tenant, number, priority in batch]
         new = [one.job_id for one in wanted if one.job_id not in self.known]
         for one in wanted:
             self.order += 1

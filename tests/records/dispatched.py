@@ -26,7 +26,7 @@ class Dispatched:
     def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
         created = self.record.accept(jobs, now)
         new = [job for job, fresh in zip(jobs, created, strict=True) if fresh and job.state is State.QUEUED]
-        self.dispatch.enqueue([Hint(job.id, job.tenant, job.priority) for job in new])
+        self.dispatch.enqueue([Hint(job.id, job.tenant, job.priority, job.received_at) for job in new])
         return created
 
     def claim(self, worker: int, count: int, now: float) -> list[Claim]:
