@@ -10,14 +10,15 @@ from typing import Any
 import attrs
 
 from sentinel.directory import DirectoryFollower
-from sentinel.errors import BadInput, MethodNotAllowed, NotFound
+from sentinel.errors import BadInput, MethodNotAllowed, NotFound, TooManyRequests
 from sentinel.http import Request, Response, json_response
 from sentinel.job_view import iso
 from sentinel.model import JOBS_READ, JOBS_WRITE, random_id
 from sentinel.records import Store
-from sentinel.records.memory import Erasure, Held
+from sentinel.records.memory import ERASURES_PENDING_MAX, Erasure, Held
 
 ID_MAX = 255
+FULL_SECONDS = 60  # to come again after, when too many erasures are pending
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +71,9 @@ class ConversationApi:
         channel, source = _place(request)
         _name(conversation or sender or "")
         erasure = Erasure(random_id(), tenant, conversation, sender, channel, source)
-        await self.store.call(self.store.record.request_erasure, erasure, now)
+        if not await self.store.call(self.store.record.request_erasure, erasure, now):
+            detail = f"At most {ERASURES_PENDING_MAX} erasures of this account are pending at a time."
+            raise TooManyRequests(detail, retry_after_seconds=FULL_SECONDS)
         return json_response(202, _document(erasure), ("location", f"/v1/erasures/{erasure.id}"))
 
 

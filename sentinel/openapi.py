@@ -29,7 +29,7 @@ _PROBLEMS = {
     "413": "The body is too large.",
     "415": "The content type is not application/json.",
     "422": "The Idempotency-Key was used with a different body.",
-    "429": "A limit of the plan is reached; see Retry-After.",
+    "429": "A limit is reached, of the plan or of erasures at a time; see Retry-After.",
     "503": "It cannot be kept just now; send it again after Retry-After.",
 }
 _ASKED, _WRITTEN = ("400", "401", "403", "404", "503"), ("400", "401", "402", "403", "413", "415", "422", "429", "503")
@@ -165,7 +165,7 @@ def openapi() -> Schema:
     """The document. The same object each time: read it only."""
     submitted = _answers({"202": ("The job is kept.", "Job"), "200": ("`Prefer: wait` saw it end.", "Job")}, _WRITTEN)
     cancelled = _answers(_JOB | {"202": ("It is running, and stops within a second.", "Job")}, _ASKED)
-    erasing = _answers({"202": ("The erasure, which goes on.", "Document")}, _ASKED)
+    erasing = _answers({"202": ("The erasure, which goes on.", "Document")}, (*_ASKED, "429"))
     ready = {"200": ("Progress is possible.", "Ready"), "503": ("It is not, and why.", "Ready")}
     only = _parameter("only", "query", {"const": "record"}, "ready as soon as webhooks are kept")
     paths = {

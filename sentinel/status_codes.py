@@ -124,6 +124,7 @@ TABLE: tuple[Row, ...] = (
     Row("nothing", "no job or erasure of that id, or another tenant's", NotFound(), webhooks=False, routes=ANY_ONE),
     Row("lists", "more lists of jobs at a time than a gateway or a tenant may have", Unavailable(), webhooks=False, routes=(LIST,)),
     Row("streams", "more streams of events than a gateway or a tenant may have", Unavailable(), webhooks=False, routes=(EVENTS,)),
+    Row("erasures", "more erasures of a tenant than may be pending", LIMITED, webhooks=False, routes=(ERASE_CHAT, ERASE_USER)),
     Row("subscription", "a subscription that has ended", PaymentRequired(), routes=(SUBMIT,), check="subscription"),
     Row("rate", "over the rate of the tenant, source or key", LIMITED, LATER, routes=(SUBMIT,), check="rate"),
     Row("usage", "what was used is not known, and tokens are limited", Unavailable(), LATER, routes=(SUBMIT,), check="known"),

@@ -10,7 +10,7 @@ from typing import Any
 from sentinel.administration.tenants import check_tenant
 from sentinel.cli.acting import administrator
 from sentinel.cli.output import print_json, print_table
-from sentinel.errors import BadInput
+from sentinel.errors import BadInput, Conflict
 from sentinel.job_view import iso
 from sentinel.model import DEFAULT_TENANT, Chat, random_id
 from sentinel.records import configured_record
@@ -98,7 +98,8 @@ def run_erase(options: argparse.Namespace, settings: Settings) -> None:
     conversation, sender = (None, options.id) if options.user else (options.id, None)
     erasure = Erasure(random_id(), options.tenant, conversation, sender, options.channel, options.source)
     with record.transaction():
-        record.request_erasure(erasure, admin.now)
+        if not record.request_erasure(erasure, admin.now):
+            raise Conflict(f"Too many erasures of tenant {options.tenant} are pending; a worker goes on with them.")
         admin.note("erasure.requested", f"erasure {erasure.id}", options.tenant)  # whose it was is to be forgotten
     while record.erase(time.time()):
         pass

@@ -15,6 +15,7 @@ from sentinel.model import Chat, Claim
 TURNS_READ_MAX = 200
 ERASE_SEQUENCES = 20_000  # of jobs looked at in one transaction
 ERASED_AT_A_TIME = 4  # erasures that one call goes on with
+ERASURES_PENDING_MAX = 1_000  # of one tenant: each walks through all jobs
 
 
 @attrs.frozen
@@ -86,8 +87,8 @@ class MemoryRecord(Protocol):
     def notes(self, chat: Chat) -> dict[str, str]:
         """The chat's notes by name."""
 
-    def request_erasure(self, erasure: Erasure, now: float) -> None:
-        """Keep the wish; `erase` fulfils it."""
+    def request_erasure(self, erasure: Erasure, now: float) -> bool:
+        """Keep the wish, which `erase` fulfils; False where ERASURES_PENDING_MAX of the tenant's are pending."""
 
     def find_erasure(self, erasure_id: str, tenant: str) -> Erasure | None:
         """How far an erasure is; `done_at` is None until nothing is left."""

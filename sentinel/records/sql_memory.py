@@ -9,7 +9,16 @@ import attrs
 
 from sentinel.model import Chat, Claim, State
 from sentinel.records import rows
-from sentinel.records.memory import ERASE_SEQUENCES, ERASED_AT_A_TIME, TURNS_READ_MAX, Erasure, Held, Memory, Turn
+from sentinel.records.memory import (
+    ERASE_SEQUENCES,
+    ERASED_AT_A_TIME,
+    ERASURES_PENDING_MAX,
+    TURNS_READ_MAX,
+    Erasure,
+    Held,
+    Memory,
+    Turn,
+)
 from sentinel.records.statements import Statements
 
 ERASED_BY_JOB = ("erase_outbox", "erase_effects", "erase_partials", "erase_jobs")
@@ -71,9 +80,9 @@ class SqlMemory(Statements):
 
     # Erasing
 
-    def request_erasure(self, erasure: Erasure, now: float) -> None:
+    def request_erasure(self, erasure: Erasure, now: float) -> bool:
         with self._transaction():
-            self._run("request_erasure", **attrs.asdict(erasure), now=now)
+            return bool(self._run("request_erasure", **attrs.asdict(erasure), now=now, pending_max=ERASURES_PENDING_MAX))
 
     def find_erasure(self, erasure_id: str, tenant: str) -> Erasure | None:
         row = self._first("find_erasure", id=erasure_id, tenant=tenant)

@@ -54,8 +54,10 @@ DELETE FROM notes WHERE conversation = :conversation AND tenant = :tenant AND ch
 SELECT name, text FROM notes WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source ORDER BY name
 
 -- name: request_erasure
+-- Nothing where as many of the tenant wait already as may.
 INSERT INTO erasures(id, tenant, channel, source, conversation, sender, requested_at, up_to)
 SELECT :id, :tenant, :channel::text, :source::text, :conversation::text, :sender::text, :now::float8, (SELECT coalesce(max(sequence), 0) FROM jobs)
+WHERE (SELECT count(*) FROM (SELECT 1 FROM erasures WHERE done_at IS NULL AND tenant = :tenant LIMIT :pending_max) AS pending) < :pending_max
 
 -- name: find_erasure
 SELECT * FROM erasures WHERE id = :id AND tenant = :tenant

@@ -27,6 +27,7 @@ NAMING = (
     ("GET", "/v1/jobs/{job}", 404),
     ("GET", "/v1/jobs?after={job}", 404),
     ("POST", "/v1/jobs/{job}/cancel", 404),
+    ("GET", "/v1/jobs/{job}/events", 404),
     ("GET", "/v1/erasures/{erasure}", 404),
 )
 # Each route that lists or steers by a name that another tenant may have too: the stranger has nothing under it.

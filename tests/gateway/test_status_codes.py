@@ -22,9 +22,10 @@ from sentinel.edge.plans import UNLIMITED, Terms, parse_line
 from sentinel.edge.subscriptions import Status, Subscription
 from sentinel.gateway import Gateway, open_gateway
 from sentinel.http import HEADERS_MAX, Request, Response
-from sentinel.model import Job, Key, NewJob, Source, State
+from sentinel.model import Job, Key, NewJob, Source, State, random_id
 from sentinel.openapi import openapi
 from sentinel.records import JobFilter, Record
+from sentinel.records.memory import Erasure
 from sentinel.settings import Settings
 from sentinel.status_codes import CANCEL, PLACED, ROUTES, SUBMIT, TABLE, Row, page
 from tests.gateway.conftest import StartServer, add_key
@@ -228,7 +229,7 @@ async def test_every_check_of_a_webhook(stage: Stage, row: Row, channel: str) ->
             assert new == []
 
 
-async def api_request(row: Row, stage: Stage, route: str) -> Request:  # noqa: PLR0911  one way for each row
+async def api_request(row: Row, stage: Stage, route: str) -> Request:  # noqa: PLR0911, PLR0912  one way for each row
     """A request to that route that the row refuses."""
     bearer = stage.api(route).headers
     match row.name:
@@ -253,6 +254,9 @@ async def api_request(row: Row, stage: Stage, route: str) -> Request:  # noqa: P
         case "lists" | "streams":
             stage.gateway.jobs.lists.at_a_time = stage.gateway.jobs.streams.streams_max = 0
             stage.record.accept([NewJob(JOB_ID, "default", "api", "api", "", ({"role": "user", "content": "x"},), 0)], 0)
+        case "erasures":
+            while stage.record.request_erasure(Erasure(random_id(), "default", "c"), 0):
+                pass
         case "subscription":
             await stage.subscribe(UNLIMITED, Status.ENDED)
         case "usage":

@@ -245,6 +245,17 @@ class TestErasure:
         assert erase(bench, conversation="c").jobs == 3
         assert [bench.job(job_id).input[0]["role"] for job_id in ids] == ["user", "raw"] * 3 + ["user"]
 
+    def test_not_too_many(self, bench, monkeypatch):
+        """A tenant has a bounded number of erasures pending; another's are not counted, and neither is what is done."""
+        monkeypatch.setattr("sentinel.records.sql_memory.ERASURES_PENDING_MAX", 2)
+        asked = [Erasure(f"e{number}", TENANT, sender="Ada") for number in range(4)]
+        assert [bench.record.request_erasure(one, NOW) for one in asked[:3]] == [True, True, False]
+        assert bench.record.request_erasure(Erasure("theirs", "other", sender="Ada"), NOW)
+        assert bench.record.find_erasure("e2", TENANT) is None
+        while bench.record.erase(NOW + 1):
+            pass
+        assert bench.record.request_erasure(asked[3], NOW + 2)
+
     def test_many_at_a_time(self, bench):
         """However many erasures a tenant asks for, a call goes on with a few, another tenant's among them; all get done."""
         say(bench, "secret")
