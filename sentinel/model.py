@@ -35,7 +35,10 @@ class State(StrEnum):
     @property
     def ended(self) -> bool:
         """True when nothing will happen to the job any more by itself."""
-        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED)
+        return self in ENDS
+
+
+ENDS = (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUARANTINED)
 
 
 class Metering(IntEnum):

@@ -123,7 +123,7 @@ class PostgresRecord(PostgresUsage, SqlRecord):
             jobs = {job_id: job for job_id, job in jobs.items() if job_id not in known}
         if len(jobs) >= COPY_ROWS_MIN:
             try:
-                self._copy("accept_many", "".join([rows.copy_line(job, now) for job in jobs.values()]))
+                self._copy("accept_many", rows.copy_lines(jobs.values(), now))
                 return set(jobs)
             except psycopg.errors.UniqueViolation:
                 self._ask_first = ASK_FIRST_BATCHES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -42,23 +42,29 @@ def new_job(row: list[Any]) -> NewJob:
     return NewJob(**values | {"metering": Metering(values.get("metering", Metering.TENANT))})
 
 
-def copy_line(job: NewJob, now: float) -> str:
-    """
-    The line of the statement `accept_many`, in PostgreSQL's text format for COPY.
+def copy_lines(jobs: Iterable[NewJob], now: float) -> str:
+    """The lines of the statement `accept_many` for jobs that are written at `now`, in PostgreSQL's text format for COPY."""
+    written_at = encode(now)
+    return "".join([_copy_line(job, written_at) for job in jobs])
 
-    While it is built, NUL parts the fields, which no text there can hold: so the escapes are made for all of them at once.
-    """
+
+def _copy_line(job: NewJob, written_at: str) -> str:
+    """While the line is built, NUL parts the fields, which no text can hold: so the escapes are made for all of them at once."""
     known = [
         job.id, job.tenant, job.channel, job.source, job.external_id, job.sender, str(job.priority), job.state,
-        repr(job.received_at), repr(now), repr(job.run_at or now), job.verified_by, job.fingerprint,
-        encode(job.reply_to), encode(job.options), encode(job.input), str(int(job.metering)),
+        encode(job.received_at), written_at, encode(job.run_at) if job.run_at else written_at, job.verified_by, job.fingerprint,
+        encode(job.reply_to), encode(job.options) if job.options else "{}", encode(job.input), str(int(job.metering)),
     ]  # fmt: skip
     line = _escape("\0".join(known))
     if line.count("\0") != len(known) - 1:
         raise ValueError("A text with NUL cannot be kept.")
-    finished_at = repr(now) if job.state.ended else None
-    perhaps = [job.conversation, job.last_error, job.replay_of, finished_at]
-    return "\t".join([line.replace("\0", "\t"), *["\\N" if text is None else _escape(text) for text in perhaps]]) + "\n"
+    finished_at = written_at if job.state.ended else "\\N"
+    perhaps = f"{_or_null(job.conversation)}\t{_or_null(job.last_error)}\t{_or_null(job.replay_of)}\t{finished_at}\n"
+    return line.replace("\0", "\t") + "\t" + perhaps
+
+
+def _or_null(text: str | None) -> str:
+    return "\\N" if text is None else _escape(text)
 
 
 def _escape(text: str) -> str:
