@@ -5,7 +5,7 @@ https://developers.facebook.com/documentation/business-messaging/whatsapp/webhoo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -156,34 +156,33 @@ class WhatsApp(Channel):
         return Request("POST", f"/webhooks/{self.name}/{source.name}", headers=headers, body=body)
 
 
-def _items(envelope: Any, source: Source) -> Iterator[Event | None]:
+def _items(envelope: Any, source: Source) -> list[Event | None]:
     """Every item of a webhook: an event, or None for what is ignored."""
     entries = dig(envelope, "entry")
     if not isinstance(entries, list):
-        yield unclear(envelope, "The webhook has no list of entries.")
-        return
+        return [unclear(envelope, "The webhook has no list of entries.")]
+    found: list[Event | None] = []
     for entry in entries:
         changes = dig(entry, "changes")
         if not isinstance(changes, list):
-            yield unclear(entry, "An entry has no list of changes.")
+            found.append(unclear(entry, "An entry has no list of changes."))
             continue
         for change in changes:
-            yield from _change(change, source)
+            found += _change(change, source)
+    return found
 
 
-def _change(change: Any, source: Source) -> Iterator[Event | None]:
+def _change(change: Any, source: Source) -> list[Event | None]:
     field, value = dig(change, "field"), dig(change, "value")
     if isinstance(field, str) and field != "messages":
-        yield None  # `smb_message_echoes`, for one, is what the business itself wrote from its phone
-        return
+        return [None]  # `smb_message_echoes`, for one, is what the business itself wrote from its phone
     messages = dig(value, "messages")
-    if field is None or not isinstance(value, dict) or not isinstance(messages, list | None):
-        yield unclear(change, "A change is not of the documented shape.")
-        return
+    if field is None or not isinstance(value, dict) or not (messages is None or isinstance(messages, list)):
+        return [unclear(change, "A change is not of the documented shape.")]
     receipts = len(list_at(value, "statuses")) + len(list_at(value, "errors"))
-    yield from [None] * (receipts if messages else max(receipts, 1))
-    for message in messages or ():
-        yield _message(message, value, source)
+    if not messages:
+        return [None] * max(receipts, 1)
+    return [None] * receipts + [_message(message, value, source) for message in messages]
 
 
 def _message(message: Any, value: Any, source: Source) -> Event | None:
@@ -199,16 +198,13 @@ def _message(message: Any, value: Any, source: Source) -> Event | None:
     scoped = _scoped_id(user, value)
     if not (number and (user or scoped)):
         return unclear(message, "A message does not say from whom or to which number.", wamid)
-    address = {"to": user, "recipient": scoped, "phone_number_id": number, "message_id": wamid}
-    name = short_id(wamid)
-    return Event(
-        name,
-        text,
-        short_id(f"{number}:{user or scoped}"),
-        short_id(user or scoped),
-        {key: known for key, known in address.items() if known},
-        identity=name,
-    )
+    address = {"phone_number_id": number, "message_id": wamid}
+    if user:
+        address["to"] = user
+    if scoped:
+        address["recipient"] = scoped
+    name, person = short_id(wamid), user or scoped
+    return Event(name, text, short_id(f"{number}:{person}"), short_id(person), address, identity=name)
 
 
 def _scoped_id(user: str, value: Any) -> str:
