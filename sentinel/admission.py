@@ -113,9 +113,7 @@ class Admission:
         """Of the jobs that passed, these were created; the others were there before. To be said also of none: nothing was kept."""
         kept = iter(created)
         for tallies in admitted.tallies:
-            new = int(next(kept, False))
-            for tally in tallies:
-                self.ledger.settle(tally, 1, new)
+            self.ledger.settle(tallies, next(kept, False))
 
     def _entrance(self, arrival: Arrival, now_ns: int) -> Entrance:
         """Where the jobs come in; found out once for each way, until the directory or the month is another."""

@@ -16,6 +16,7 @@ import attrs
 from sentinel.edge.gcra import SECOND_NS, Rate, left, wait_ns
 
 BUCKETS_MAX = 100_000
+SWEPT_AT_ONCE = 5_000
 UNTOLD_PART = 50  # what is let in too many is what the others keep to themselves: together at most one in so many of a limit
 FRESH_NS = SECOND_NS  # so long after a correction what it said is still good enough to tell a caller how long to wait
 
@@ -39,6 +40,7 @@ class Bucket:
         since_ns: when it was made or last corrected.
         corrected_ns: when it was last known.
         untold: let in here and not yet told to the others.
+        was_used: asked for since it was last looked at to be forgotten.
     """
 
     key: LimitKey
@@ -48,6 +50,7 @@ class Bucket:
     since_ns: int = 0
     corrected_ns: int | None = None
     untold: int = 0
+    was_used: bool = False
 
     def wait_ns(self, now_ns: int, processes: int, cost: int = 1) -> int:
         """How long until `cost` may pass; 0 for at once. What a caller is told is exact only where nobody else shares the limit."""
@@ -62,9 +65,9 @@ class Bucket:
 
     def take(self, now_ns: int, processes: int, cost: int = 1) -> None:
         """Let `cost` in, now or at the time that was promised."""
-        owed_ns = cost * self.rate.interval_ns
-        self.tat_ns = max(self.tat_ns, now_ns) + owed_ns * processes
-        self.all_ns = max(self.all_ns, now_ns) + owed_ns
+        owed_ns, tat_ns, all_ns = cost * self.rate.interval_ns, self.tat_ns, self.all_ns
+        self.tat_ns = (tat_ns if tat_ns > now_ns else now_ns) + owed_ns * processes  # noqa: FURB136  `max` is a call
+        self.all_ns = (all_ns if all_ns > now_ns else now_ns) + owed_ns  # noqa: FURB136
         self.untold += cost
 
     def left(self, now_ns: int, processes: int) -> int:
@@ -138,14 +141,23 @@ class Limiter:
         place = ("user", tenant, end_user)  # as good as a LimitKey, and made sooner
         found = self._buckets.get(place)
         if found is not None and (found.rate is rate or found.rate == rate):
-            self._buckets.move_to_end(place)
+            found.was_used = True
             return found
         key = LimitKey(*place)
         self._buckets.pop(key, None)
+        if len(self._buckets) >= self.buckets_max:
+            self._make_room()
         found = self._buckets[key] = Bucket(key, rate, now_ns, now_ns, now_ns)
-        if len(self._buckets) > self.buckets_max:
-            self._forget(self._buckets.popitem(last=False)[1])
         return found
+
+    def _make_room(self) -> None:
+        """Forget one who was not asked for since everybody was looked at last: nearly the one who was here the longest ago."""
+        while True:
+            key, bucket = self._buckets.popitem(last=False)
+            if not bucket.was_used:
+                return self._forget(bucket)
+            bucket.was_used = False
+            self._buckets[key] = bucket
 
     def _forget(self, bucket: Bucket) -> None:
         """There is no room for it: what it has let in is told at once."""
@@ -155,7 +167,7 @@ class Limiter:
     def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
         """Let `cost` in. It is told when it makes more than this process' part of the limit's fiftieth."""
         bucket.take(now_ns, self.processes, cost)
-        if bucket.untold * others(self.processes) * UNTOLD_PART > bucket.rate.count:
+        if bucket.untold * UNTOLD_PART * (self.processes - 1 or 1) > bucket.rate.count:  # one other at least, who may come unseen
             self._note(bucket, short=False)
 
     def refuse(self, bucket: Bucket) -> None:
@@ -176,9 +188,11 @@ class Limiter:
         self._news = {bucket.key: bucket for bucket in buckets} | self._news
 
     def sweep(self, now_ns: int) -> None:
-        """Forget the people who have been idle for longest."""
-        while self._buckets and next(iter(self._buckets.values())).is_idle(now_ns, shared=self.shared):
-            self._buckets.popitem(last=False)
+        """Forget people who are idle; so many are looked at at a time."""
+        for _ in range(min(len(self._buckets), SWEPT_AT_ONCE)):
+            key, bucket = self._buckets.popitem(last=False)
+            if not bucket.is_idle(now_ns, shared=self.shared):
+                self._buckets[key] = bucket
 
     def begin_anew(self, now_ns: int) -> None:
         """Nobody holds a bucket of a tenant, a source or a key any more: forget those that are idle."""
@@ -186,8 +200,3 @@ class Limiter:
 
     def __len__(self) -> int:
         return len(self._lasting) + len(self._buckets)
-
-
-def others(processes: int) -> int:
-    """How many processes may let in too many because one does not tell; one at least, who may come unseen."""
-    return max(1, processes - 1)

@@ -70,7 +70,9 @@ class Tally:
 
     def is_used_up(self, jobs: int | None, tokens: int | None, processes: int) -> bool:
         """Whether nothing is left of a quota of jobs, or of one of tokens."""
-        return (jobs is not None and self.jobs_left(jobs, processes) < 1) or (tokens is not None and self.tokens >= tokens)
+        if jobs is not None and self.on_the_way + self.kept + self.kept_before >= -((self.jobs - jobs) // processes):
+            return True
+        return tokens is not None and self.tokens >= tokens
 
 
 @attrs.define
@@ -103,13 +105,14 @@ class Ledger:
         """Whether the record has told within that time what was used."""
         return self.looked_at_ns is not None and now_ns - self.looked_at_ns < stale_ns
 
-    def settle(self, tally: Tally, jobs: int, kept: int) -> None:
-        """Of these that were let in, so many are kept; the others were there before, or were not kept."""
-        tally.on_the_way -= jobs
-        if kept:
-            if not tally.kept:
-                self._kept.append(tally)
-            tally.kept += kept
+    def settle(self, tallies: Iterable[Tally], kept: bool) -> None:
+        """One job that was let in and counts in these is kept; or not, or it was there before."""
+        for tally in tallies:
+            tally.on_the_way -= 1
+            if kept:
+                if not tally.kept:
+                    self._kept.append(tally)
+                tally.kept += 1
 
     def turn_to(self, month: str) -> None:
         """A new month has nothing used. What is still on its way belongs to the month in which it came."""

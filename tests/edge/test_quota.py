@@ -33,7 +33,7 @@ class TestMonth:
         ledger.turn_to("2023-11")
         ledger.look()
         ledger.tally("acme").on_the_way += 1
-        ledger.settle(ledger.tally("acme"), 1, 1)
+        ledger.settle([ledger.tally("acme")], kept=True)
         ledger.learn("2023-11", [("acme", "", 10, 5)], 0)
         assert ledger.tally("acme").jobs_left(10, 1) == -1
         ledger.turn_to("2023-12")
@@ -57,7 +57,7 @@ class TestLedger:
                 under_way += 1
             elif step in ("keep", "lose") and under_way:
                 kept, under_way = kept + (step == "keep"), under_way - 1
-                ledger.settle(ledger.tally("acme"), 1, int(step == "keep"))
+                ledger.settle([ledger.tally("acme")], kept=step == "keep")
             elif step == "look" and looking is None:
                 ledger.look()
                 looking = kept
