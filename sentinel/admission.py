@@ -139,8 +139,7 @@ class Admission:
 
     def _pass(self, entrance: Entrance, limits: Sequence[Bucket], tallies: tuple[Tally, ...], now_ns: int) -> Admitted:
         """The one job passes, and is counted."""
-        for bucket in limits:
-            self.limiter.take(bucket, now_ns)
+        self.limiter.take(limits, now_ns)
         for tally in tallies:
             tally.on_the_way += 1
         headers = self._headers(limits[: len(entrance.limits)], now_ns) if entrance.by_key else ()
@@ -166,8 +165,8 @@ class Admission:
         except BaseException:
             self.settle(Admitted((), tallies=tallies), ())  # one of them refuses all: those before it are not kept either
             raise
-        for bucket in limits if tallies else ():
-            self.limiter.take(bucket, asking.now_ns, len(tallies))
+        if tallies:
+            self.limiter.take(limits, asking.now_ns, len(tallies))
         headers = self._headers(limits, asking.now_ns) if entrance.by_key else ()
         return Admitted(passages, entrance.metering, headers, tallies)
 
@@ -188,8 +187,7 @@ class Admission:
         passage = self._passage(asking, PERSON_CHECKS, arrival.caller)
         if passage.told:
             return passage, tally
-        for bucket in asking.limits:
-            self.limiter.take(bucket, asking.now_ns)
+        self.limiter.take(asking.limits, asking.now_ns)
         return (whole if passage is PASSES else passage if whole is PASSES else _later(passage, whole)), tally
 
     def _passage(self, asking: Asking, checks: Sequence[Check], caller: Caller) -> Passage:

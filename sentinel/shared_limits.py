@@ -81,8 +81,9 @@ class SharedLimits:
             self._failed(error)
             return False
         self._succeeded()
+        now_ns, processes = self.clock_ns(), self.limiter.processes
         for bucket, ahead_ns, (_, _, told) in zip(buckets, ahead, news, strict=True):
-            bucket.correct(ahead_ns, told, self.clock_ns(), self.limiter.processes)
+            bucket.correct(ahead_ns, told, now_ns, processes)
         return True
 
     def _failed(self, error: Unavailable) -> None:

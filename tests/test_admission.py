@@ -53,7 +53,7 @@ def fill(made: Admission, kind: str, rate: Rate) -> None:
         bucket = limiter.person("acme", f"{WAY}/bob", rate, now_ns)
     else:
         bucket = limiter.bucket(LimitKey(kind, "acme", "" if kind == "tenant" else WAY), rate, now_ns)
-    made.limiter.take(bucket, 100 * SECOND_NS, rate.count)
+    made.limiter.take([bucket], 100 * SECOND_NS, rate.count)
 
 
 def limited(kind: str) -> Callable[[], Admission]:

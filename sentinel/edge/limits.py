@@ -8,7 +8,7 @@ alone gets it all. What makes no fiftieth of a limit is not worth a word. Must n
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import attrs
@@ -164,11 +164,14 @@ class Limiter:
         if bucket.untold:
             self._note(bucket, short=False)
 
-    def take(self, bucket: Bucket, now_ns: int, cost: int = 1) -> None:
-        """Let `cost` in. It is told when it makes more than this process' part of the limit's fiftieth."""
-        bucket.take(now_ns, self.processes, cost)
-        if bucket.untold * UNTOLD_PART * (self.processes - 1 or 1) > bucket.rate.count:  # one other at least, who may come unseen
-            self._note(bucket, short=False)
+    def take(self, buckets: Iterable[Bucket], now_ns: int, cost: int = 1) -> None:
+        """Let `cost` in by each. It is told where it makes more than this process' part of the limit's fiftieth."""
+        processes = self.processes
+        parts = UNTOLD_PART * (processes - 1 or 1)  # one other at least, who may come unseen
+        for bucket in buckets:
+            bucket.take(now_ns, processes, cost)
+            if bucket.untold * parts > bucket.rate.count:
+                self._note(bucket, short=False)
 
     def refuse(self, bucket: Bucket) -> None:
         """Somebody was refused: the share may be used up while others' is not."""

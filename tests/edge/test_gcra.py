@@ -151,11 +151,11 @@ def test_what_is_not_worth_a_word_is_a_fiftieth(rate: Rate, processes: int) -> N
         now += step_ns
         for limiter in modest:
             if len(limiter) == 0:
-                limiter.take(limiter.person(*PERSON, rate, now), now, cost)
+                limiter.take([limiter.person(*PERSON, rate, now)], now, cost)
                 admitted += cost
         bucket = greedy.person(*PERSON, rate, now)
         while bucket.wait_ns(now, processes) == 0:
-            greedy.take(bucket, now)
+            greedy.take([bucket], now)
             admitted += 1
         greedy.refuse(bucket)
         for limiter in limiters:
@@ -174,15 +174,15 @@ class TestMemory:
         limiter = Limiter(buckets_max=100)
         rate = Rate(1, 60)
         for number in range(10_000):
-            limiter.take(limiter.person(*PERSON, rate, 0), 0, 0)
-            limiter.take(limiter.person("acme", str(number), rate, 0), 0)
+            limiter.take([limiter.person(*PERSON, rate, 0)], 0, 0)
+            limiter.take([limiter.person("acme", str(number), rate, 0)], 0)
         assert len(limiter) == 100
         assert limiter.person("acme", "9999", rate, 0).wait_ns(0, 1) > 0
 
     def test_tenants_sources_and_keys_are_as_many_as_the_directory_names(self) -> None:
         """Their limits stay while somebody may hold them, used or not; what is left to pay stays longer."""
         limiter = Limiter(buckets_max=1)
-        limiter.take(limiter.bucket(KEY, Rate(1, 60), 0), 0)
+        limiter.take([limiter.bucket(KEY, Rate(1, 60), 0)], 0)
         other = limiter.bucket(LimitKey("tenant", "other"), Rate(1, 60), 0)
         limiter.person(*PERSON, Rate(1, 60), 0)
         limiter.sweep(3_600 * SECOND_NS)
@@ -195,16 +195,26 @@ class TestMemory:
     def test_what_is_idle_is_forgotten(self) -> None:
         """A limit that is whole again takes no memory."""
         limiter = Limiter()
-        limiter.take(limiter.person(*PERSON, Rate(1, 60), 0), 0)
+        limiter.take([limiter.person(*PERSON, Rate(1, 60), 0)], 0)
         limiter.sweep(59 * SECOND_NS)
         assert len(limiter) == 1
         limiter.sweep(60 * SECOND_NS)
         assert len(limiter) == 0
 
+    def test_whoever_is_busy_keeps_nobody_else(self) -> None:
+        """Who came first and comes again stays, and the idle ones behind are forgotten."""
+        limiter, rate = Limiter(), Rate(1, 60)
+        for name in ("busy", "ada", "bob"):
+            limiter.take([limiter.person("acme", name, rate, 0)], 0)
+        limiter.take([limiter.person("acme", "busy", rate, 60 * SECOND_NS)], 60 * SECOND_NS)
+        limiter.sweep(60 * SECOND_NS)
+        assert len(limiter) == 1
+        assert limiter.person("acme", "busy", rate, 60 * SECOND_NS).wait_ns(60 * SECOND_NS, 1) > 0
+
     def test_what_was_not_told_yet_is_told_or_kept(self) -> None:
         """Little is not told at once; it stays for the limit's whole time, and is told when there is no room for it."""
         limiter, rate = Limiter(buckets_max=1, shared=True), Rate(1_000, 60)
-        limiter.take(limiter.person(*PERSON, rate, 0), 0, 10)
+        limiter.take([limiter.person(*PERSON, rate, 0)], 0, 10)
         assert limiter.news(10) == []
         limiter.sweep(59 * SECOND_NS)
         assert len(limiter) == 1
@@ -214,5 +224,5 @@ class TestMemory:
     def test_nothing_is_noted_for_others_where_there_are_none(self) -> None:
         """Without a shared count there are no news to keep."""
         limiter = Limiter()
-        limiter.take(limiter.person(*PERSON, Rate(1, 60), 0), 0)
+        limiter.take([limiter.person(*PERSON, Rate(1, 60), 0)], 0)
         assert limiter.news(10) == []

@@ -115,7 +115,7 @@ class TestTelling:
             for _ in range(100):
                 bucket = limiters[0].bucket(KEY, RATE, now_ns())
                 if bucket.wait_ns(now_ns(), 2) == 0:
-                    limiters[0].take(bucket, now_ns())
+                    limiters[0].take([bucket], now_ns())
                     admitted += 1
                 else:
                     limiters[0].refuse(bucket)
@@ -139,13 +139,13 @@ class TestTelling:
             for _ in range(300):
                 bucket = limiter.bucket(KEY, RATE, now_ns())
                 if bucket.wait_ns(now_ns(), 2) == 0:
-                    limiter.take(bucket, now_ns())
+                    limiter.take([bucket], now_ns())
                     admitted += 1
                 await trio.sleep(0.1)
             assert admitted == 5 + 14
             count.away = False
             await trio.sleep(60)
-            limiter.take(limiter.bucket(KEY, RATE, now_ns()), now_ns())
+            limiter.take([limiter.bucket(KEY, RATE, now_ns())], now_ns())
             await trio.sleep(1)
             assert sum(count.told) <= 6
             assert limiter.shared
