@@ -179,12 +179,12 @@ class PostgresRecord(PostgresUsage, SqlRecord):
             enough = 2 * len(claims) >= count or (claims and not found)
             if enough or not (parked or missed or self._lines.left or (found and more)):
                 break
-            looked = min(looked * 2, 1000) if parked else looked
+            looked = min(looked * 2, 1000) if parked or self._lines.passed else looked
         return claims
 
     def _claim(self, worker: int, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[list[Claim], int, bool]:
         """The jobs claimed by one statement, how many have to wait for others of their chat, and if there may be more."""
-        look, where = self._look(looked, now, ids)
+        look, where = self._look(count, looked, now, ids)
         try:
             columns, found = self._tuples(look, worker=worker, count=count, looked=looked, now=now, **where)
         except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
@@ -192,10 +192,11 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         told = rows.decode(next(row[0] for row in found if row[0] is not None))
         if ids is None:
             self._lines.claimed(rows.decode(told["lines"] or "null"), told["mark"], told["walked"], now)
+            self._lines.passed = told["passed"]
         claims = [] if found[0][columns.index("lease_token")] is None else rows.claims(columns, found)
         return claims, told["parked"], told["more"]
 
-    def _look(self, looked: int, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+    def _look(self, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
         """The way to look for what may be claimed, and what it is to be told."""
         if ids is not None:
             return "look_for_ids", {"ids": self._ids(ids)}
@@ -207,7 +208,7 @@ class PostgresRecord(PostgresUsage, SqlRecord):
             found = self.lines()
             self._lines.looked(rows.decode(found["lines"]), found["mark"], found["walked"], now)
         if self._lines.known is None:
-            return "look_everywhere", {}
+            return "look_everywhere", {"passing": self._lines.passes(count)}
         return "look_at_lines", self._lines.draw(looked, now)
 
     def _look_aside(self) -> dict[str, Any]:

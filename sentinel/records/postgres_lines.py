@@ -18,6 +18,10 @@ WALKED_A_SECOND = 50_000  # dead entries, by such looks on average: about a hund
 MISSED_WALKED_A_SECOND = 500_000  # the same, where the known lines gave nothing: there is time, and chats go on with old numbers
 DRAWN_MIN = 16  # tenants that a look is told of at least: some may have nothing left
 COMMIT_SECONDS = 0.1  # a job may become visible so much later than one with a greater number
+# A claim for so many passes over what waits behind a job that runs, up to so many for each that it wants: to mark a message, and to
+# take the mark away again, costs as much as to pass over a hundred. For a small claim it would be too much to read what runs first.
+PASSING_COUNT_MIN = 64
+PASSED_A_JOB_MAX = 64
 
 
 Line = Mapping[str, Any]  # the tenant, the priority, and the number of the first job
@@ -33,6 +37,7 @@ class Lines:
     """
 
     known: dict[str, dict[int, int]] | None = None
+    passed: int = 0  # jobs that were not to be had, by the last look
     choose: Callable[[Sequence[str], int], list[str]] = random.sample
     _drawn: list[str] = attrs.field(factory=list)
     _walks: int = 0  # looks in a row that passed too many dead entries
@@ -89,6 +94,10 @@ class Lines:
         self._miss_at = now + walked / MISSED_WALKED_A_SECOND
         self._walks, self.known = (2, self.known) if walked > WALKED_MAX else (0, None)
         self._add(lines if self.known is not None else ())
+
+    def passes(self, count: int) -> bool:
+        """Whether a look for so many jobs leaves what waits behind a job that runs as it is, instead of marking it."""
+        return count >= PASSING_COUNT_MIN and self.passed <= PASSED_A_JOB_MAX * count
 
     def draw(self, count: int, now: float) -> dict[str, Any]:
         """Where a look for `count` jobs is to look: at the lines of some tenants, and at numbers greater than a mark."""

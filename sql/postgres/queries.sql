@@ -218,14 +218,18 @@ UPDATE jobs SET state = 'queued' WHERE state = 'scheduled' AND sequence = ANY(AR
 WITH found AS MATERIALIZED (
     SELECT q.*, 1::bigint AS turn FROM unnest(:ids::text[]::uuid[]) AS given(id) JOIN jobs AS j ON j.id = given.id CROSS JOIN LATERAL (
         SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE sequence = j.sequence AND place || '' = 'ready' FOR UPDATE SKIP LOCKED) AS q),
-told AS MATERIALIZED (SELECT false AS more, NULL::text AS lines, NULL::bigint AS mark, NULL::bigint AS passed)
+told AS MATERIALIZED (
+    SELECT false AS more, NULL::text AS lines, NULL::bigint AS mark, NULL::bigint AS entries, NULL::bigint AS jobs, false AS passing)
 
 -- name: look_everywhere
--- The beginning of `claim`: a fair pick. Tenants by chance, an even share for each, by priority and age.
-WITH RECURSIVE counter AS MATERIALIZED (SELECT pg_stat_get_xact_tuples_returned('queue_ready'::regclass) AS passed),
+-- The beginning of `claim`: a fair pick. Tenants by chance, an even share for each, by priority and age. If it is `passing`, what has to
+-- wait for a job that runs is passed over and left as it is.
+WITH RECURSIVE counter AS MATERIALIZED (
+    SELECT pg_stat_get_xact_tuples_returned('queue_ready'::regclass) AS entries, pg_stat_get_xact_tuples_fetched('queue_ready'::regclass) AS jobs),
+busy AS MATERIALIZED (SELECT chat FROM queue WHERE :passing::boolean AND chat IS NOT NULL AND place = 'running'),
 tenants(tenant) AS (
     (SELECT q.tenant FROM counter CROSS JOIN LATERAL (
-        SELECT tenant FROM queue WHERE place = 'ready' AND passed IS NOT NULL ORDER BY tenant LIMIT 1) AS q)
+        SELECT tenant FROM queue WHERE place = 'ready' AND entries IS NOT NULL ORDER BY tenant LIMIT 1) AS q)
     UNION ALL
     SELECT (SELECT q.tenant FROM queue AS q WHERE q.place = 'ready' AND q.tenant > t.tenant ORDER BY q.tenant LIMIT 1)
     FROM tenants AS t WHERE t.tenant IS NOT NULL),
@@ -234,11 +238,12 @@ share AS MATERIALIZED (SELECT :looked / nullif(count(*), 0) AS jobs FROM drawn),
 found AS MATERIALIZED (
     SELECT q.*, row_number() OVER (PARTITION BY q.tenant ORDER BY q.priority, q.sequence) AS turn
     FROM drawn CROSS JOIN LATERAL (
-        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue WHERE place = 'ready' AND tenant = drawn.tenant
+        SELECT ctid AS at, sequence, tenant, priority, chat FROM queue
+        WHERE place = 'ready' AND tenant = drawn.tenant AND (chat IS NULL OR chat NOT IN (SELECT chat FROM busy))
         ORDER BY priority, sequence LIMIT (SELECT jobs + 1 FROM share) FOR UPDATE SKIP LOCKED) AS q),
 told AS MATERIALIZED (
     SELECT (SELECT max(turn) FROM found) > (SELECT jobs FROM share) AS more, NULL::text AS lines, NULL::bigint AS mark,
-           (SELECT passed FROM counter) AS passed)
+           (SELECT entries FROM counter) AS entries, (SELECT jobs FROM counter) AS jobs, :passing::boolean AS passing)
 
 -- name: look_at_lines
 -- The beginning of `claim` while an old snapshot keeps the index entries of what was taken: the same pick, from some of the lines in which
@@ -265,15 +270,15 @@ found AS MATERIALIZED (
         LIMIT (SELECT jobs + 1 FROM share)) AS q),
 told AS MATERIALIZED (
     SELECT (SELECT max(turn) FROM found) > (SELECT jobs FROM share) AS more, (SELECT coalesce(json_agg(lines), '[]')::text FROM lines) AS lines,
-           (SELECT last_value FROM jobs_sequence_seq) AS mark, NULL::bigint AS passed)
+           (SELECT last_value FROM jobs_sequence_seq) AS mark, NULL::bigint AS entries, NULL::bigint AS jobs, false AS passing)
 
 -- name: claim
 -- It goes on from one of the looks above: what they `found` is locked before it is asked whether an earlier job of the same conversation
 -- is in the way; one that has to wait is marked, so that the next claim need not look at it, but only while the job in its way is held
 -- (FOR SHARE), or the mark could come after the last look of the transaction that ends that job and nobody would take it away. Of
 -- suspects, one at a time; only if there are any is it asked (CASE) whether this worker runs one, for that may be a walk past dead rows
--- too. `walked` says how many dead entries of the index of what is ready were passed. A token is half chance, which is drawn once, and half
--- the job's number, in as many digits; PostgreSQL would spend more on chance for each than on finding it.
+-- too. Of the index of what is ready, `walked` says how many dead entries were passed, and `passed` how many jobs. A token is half chance,
+-- which is drawn once, and half the job's number, in as many digits; PostgreSQL would spend more on chance for each than on finding it.
 lone AS MATERIALIZED (
     SELECT ctid AS at, sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
     WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
@@ -287,7 +292,8 @@ blocked AS MATERIALIZED (
         (SELECT nullif(e.sequence, c.sequence) FROM queue AS e WHERE e.chat = c.chat ORDER BY e.sequence LIMIT 1)) AS blocker
     FROM candidates AS c WHERE c.chat IS NOT NULL),
 held AS MATERIALIZED (
-    SELECT sequence FROM queue WHERE sequence = ANY(ARRAY(SELECT blocker FROM blocked WHERE blocker IS NOT NULL)) FOR SHARE SKIP LOCKED),
+    SELECT sequence FROM queue WHERE sequence = ANY(ARRAY(SELECT blocker FROM blocked WHERE blocker IS NOT NULL))
+      AND (place <> 'running' OR NOT (SELECT passing FROM told)) FOR SHARE SKIP LOCKED),
 parked AS (
     UPDATE queue SET place = 'waiting'
     WHERE sequence = ANY(ARRAY(SELECT b.sequence FROM blocked AS b JOIN held AS h ON h.sequence = b.blocker)) RETURNING 1),
@@ -306,9 +312,11 @@ claimed AS (
               priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
 SELECT CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT sequence FROM claimed LIMIT 1) THEN json_build_object(  -- once, not with each job
            'parked', (SELECT count(*) FROM parked), 'more', coalesce(more, false), 'lines', lines, 'mark', mark,
-           'walked', coalesce(pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - passed - (SELECT count(*) FROM found), 0))::text
+           'walked', coalesce(pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - entries - looked_at, 0),
+           'passed', coalesce(looked_at - (SELECT count(*) FROM found), 0))::text
        END AS told, claimed.*
-FROM told LEFT JOIN claimed ON true
+FROM told CROSS JOIN LATERAL (SELECT pg_stat_get_xact_tuples_fetched('queue_ready'::regclass) - jobs AS looked_at OFFSET 0) AS c
+LEFT JOIN claimed ON true
 
 -- name: lines
 -- Which tenants have something to claim, of which priority, and the number of each's first: all that `claim` need look at, beside what

@@ -233,8 +233,10 @@ def cut(url: str, keep: psycopg.Connection | None = None) -> None:
 
 
 class TestManyAtOnce:
-    def test_conversations_stay_in_order_and_never_stand_still(self, url):
+    @pytest.mark.parametrize("passing", [1, 64])
+    def test_conversations_stay_in_order_and_never_stand_still(self, url, passing, monkeypatch):
         """With gateways and workers side by side every chat is answered one at a time, in order, and to its end."""
+        monkeypatch.setattr("sentinel.records.postgres_lines.PASSING_COUNT_MIN", passing)
         chats, messages = 12, 40
         running: dict[str, str] = {}
         order: dict[str, list[int]] = {f"c{chat}": [] for chat in range(chats)}

@@ -45,7 +45,7 @@ class Bench:
 
     def pages_of_a_claim(self, ids: list[str] | None = None) -> int:
         look = "look_everywhere" if ids is None else "look_for_ids"
-        return self.pages(look, worker=self.worker, count=8, looked=8, now=NOW, ids=ids)
+        return self.pages(look, worker=self.worker, count=8, looked=8, now=NOW, ids=ids, passing=False)
 
     def pages_of_an_end(self) -> int:
         (claim,) = self.record.claim(self.worker, 1, NOW)
@@ -164,6 +164,38 @@ def test_what_is_claimed_does_not_wait_for_what_has_to_wait(bench, url):
     with psycopg.connect(url) as other:
         (waiting,) = other.execute("SELECT count(*) FROM queue WHERE place = 'waiting'").fetchone()
     assert waiting < 100
+
+
+def test_a_large_claim_marks_nothing_behind_what_runs(bench, url, monkeypatch):
+    """A large claim finds what is behind the later messages of busy chats, and marks none of them unless they are very many."""
+    chats = [f"c{number}" for number in range(64)]
+    bench.record.accept([new_job(conversation=chat) for chat in chats], NOW)
+    assert len(bench.record.claim(bench.worker, 64, NOW)) == 64
+
+    def found_and_marked() -> tuple[int, int]:
+        bench.record.accept([new_job() for _ in range(5)], NOW)
+        found = len(bench.record.claim(bench.worker, 64, NOW))
+        with psycopg.connect(url) as other:
+            (waiting,) = other.execute("SELECT count(*) FROM queue WHERE place = 'waiting'").fetchone()
+        return found, waiting
+
+    bench.record.accept([new_job(conversation=chat) for chat in chats for _ in range(10)], NOW)
+    assert found_and_marked() == (5, 0)
+    monkeypatch.setattr("sentinel.records.postgres_lines.PASSED_A_JOB_MAX", 9)
+    assert found_and_marked() == (5, 65)
+    assert found_and_marked() == (5, 65)
+
+
+def test_a_large_claim_is_not_held_up_by_a_chat_that_stands_still(bench):
+    """Behind a message that is to be tried again later, or is less urgent, large claims mark the others of its chat too."""
+    bench.record.accept([new_job(conversation="c")], NOW)
+    (claim,) = bench.record.claim(bench.worker, 64, NOW)
+    assert all(bench.record.end([Ending(claim.job.id, claim.lease_token, State.QUEUED, run_at=NOW + 60)], NOW))
+    bench.record.accept([new_job(conversation="d", priority=200)], NOW)
+    for chat in ("c", "d"):
+        bench.record.accept([new_job(conversation=chat) for _ in range(200)], NOW)
+    bench.record.accept([new_job(priority=150)], NOW)
+    assert sorted(claim.job.priority for claim in bench.record.claim(bench.worker, 64, NOW)) == [150, 200]
 
 
 def test_what_runs_is_found_past_no_dead_rows(bench, url):
