@@ -22,6 +22,11 @@ from sentinel.records import Bell, Store
 HINT_SECONDS = 5.0  # between taking a hint and claiming its job; then the hint is there again for others
 LOOK_SECONDS = 0.02  # between two looks where nothing tells of new jobs
 BELL_SECONDS = 0.25  # a bell may be deaf, so nobody relies on it for longer
+# A look for so many that finds nothing may have passed over thousands. A pause as long as four of it follows, so that it takes a
+# fifth of the time at most; what rings meanwhile is heard afterwards.
+VAIN_COUNT_MIN = 64
+VAIN_PAUSE_LOOKS = 4
+VAIN_PAUSE_SECONDS_MAX = 0.05
 DISPATCH_SECONDS = 0.4  # one wait for the dispatch: a job that it hides, because it hangs, must be begun within a second
 IDLE_SECONDS = 0.7  # with a dispatch, the record is asked after every other wait all the same: Redis may be too full for a hint
 
@@ -38,6 +43,7 @@ class Claiming:
     _rung: list[str] = attrs.field(factory=list)  # what was taken then
     _asked_record: float = float("-inf")
     _taken: list[str] = attrs.field(factory=list)
+    _pause_seconds: float = 0.0  # before the next look at the record
     # Its own: names that somebody's callbacks have us look up may hold all threads of the common pool for long.
     _ringing: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
@@ -51,8 +57,12 @@ class Claiming:
     async def claim(self, worker: int, count: int) -> tuple[list[Claim], bool]:
         """Up to `count` jobs, and whether it is worth asking again at once. Raises Unavailable when the record cannot be asked."""
         ids = await self._take(count)
+        self._pause_seconds = 0.0
         if ids is None:
+            began = trio.current_time()
             claims = await self.store.call(self._claim, worker, count, None)
+            if not claims and count >= VAIN_COUNT_MIN:
+                self._pause_seconds = min(VAIN_PAUSE_LOOKS * (trio.current_time() - began), VAIN_PAUSE_SECONDS_MAX)
             return claims, bool(claims)
         if not ids:
             return [], False
@@ -80,6 +90,7 @@ class Claiming:
             with suppress(Unavailable):  # then the record is asked at once, and its bell waited for
                 self._rung = await self.keeper.wait(DISPATCH_SECONDS, self._wanted, HINT_SECONDS)
             return
+        await trio.sleep(self._pause_seconds)
         try:
             if self.bell is not None:
                 await trio.to_thread.run_sync(self.bell.wait, BELL_SECONDS * random.uniform(0.8, 1.2), limiter=self._ringing)

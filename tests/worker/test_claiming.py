@@ -292,3 +292,21 @@ async def test_a_full_pool_of_threads_does_not_hold_up_the_bell():
                 await claiming.wait()
         finally:
             hang.set()
+
+
+@pytest.mark.parametrize(("count", "found", "pause"), [(64, [], 0.04), (64, ["claim"], 0.0), (8, [], 0.0)])
+async def test_a_look_for_many_in_vain_is_not_repeated_at_once(autojump_clock, count, found, pause):
+    """After a look for many jobs that found nothing there is a pause of four times as long; after any other there is none."""
+
+    class Slow:
+        record = None
+
+        async def call(self, *_: object) -> list[str]:
+            await trio.sleep(0.01)
+            return found
+
+    claiming = Claiming(Slow())  # type: ignore[arg-type]
+    assert await claiming.claim(1, count) == (found, bool(found))
+    began = trio.current_time()
+    await claiming.wait()
+    assert trio.current_time() - began == pytest.approx(pause + worker.claiming.LOOK_SECONDS)
