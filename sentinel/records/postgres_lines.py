@@ -16,7 +16,7 @@ WALKED_MAX = 1_000  # dead entries that a look may pass; the first to pass them 
 FULL_SECONDS = 1.0  # between two looks at everything, which find what came back with an old number, or was committed late
 WALKED_A_SECOND = 50_000  # dead entries, by such looks on average: about a hundredth of the time
 MISSED_WALKED_A_SECOND = 500_000  # the same, where the known lines gave nothing: there is time, and chats go on with old numbers
-DRAWN_MIN = 16  # tenants that a look is told of at least: some may have nothing left
+DRAWN_MIN = 8  # tenants that a look is told of at least: some may have nothing left
 COMMIT_SECONDS = 0.1  # a job may become visible so much later than one with a greater number
 # A claim for so many passes over what waits behind a job that runs, up to so many for each that it wants: to mark a message, and to
 # take the mark away again, costs as much as to pass over a hundred. For a small claim it would be too much to read what runs first.
