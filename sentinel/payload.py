@@ -26,6 +26,7 @@ _XML_ENCODING = re.compile(rb"""^(?:\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*["']
 _LONG_INTEGERS = re.compile(rb"(?<![\d.eE+-])-?\d{19,}(?![\d.eE])")
 _KINDS = bytes.maketrans(b"123456789\t\n\r", b"000000000   ")  # every digit as 0, every white space as a space
 _MANY_DIGITS = b"0" * 19
+_HIDDEN = re.compile(rb"\\u00(?:00|22|3[Aa])")  # a NUL, a quote or a colon that the text does not show
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _CONTAINERS = (dict, list)
 _decoder = msgspec.json.Decoder()
@@ -75,12 +76,14 @@ def _is_plain(raw: bytes, value: Any) -> bool:
     """
     Whether a short look is enough to know that nothing is wrong with valid JSON; most of it is like this.
 
-    If the value is written as the same text, no key was there twice. Or else: without a backslash a string holds no quote, and with
-    nothing between a key and its colon `":` stands behind each key and nowhere else: the value must have as many keys as the text.
-    As many brackets as levels are allowed cannot nest deeper.
+    If the value is written as the same text, no key was there twice. Or else: with nothing between a key and its colon `":` stands
+    behind each key, and beside that only where a string says it. Unless a string hides its quote or colon behind a number, we write
+    it there too, so only the keys that were there twice can be missing. As many brackets as levels are allowed cannot nest deeper.
     """
     kinds = raw.translate(_KINDS)
-    if len(raw) > NODES_MAX or b"\\" in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX or _MANY_DIGITS in kinds:
+    if len(raw) > NODES_MAX or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX or _MANY_DIGITS in kinds:
+        return False
+    if b"\\" in raw and _HIDDEN.search(raw):
         return False
     written = _encoder.encode(value)
     return raw == written or (b'" ' not in kinds and raw.count(b'":') == written.count(b'":'))

@@ -19,6 +19,10 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(strings, inner, max_size=4),
     max_leaves=12,
 )
+# A string of few characters, of which each is spelled in one of the ways that JSON has.
+spelled = st.lists(
+    st.sampled_from(["a", '\\"', "\\u0022", ":", "\\u003a", "\\u003A", "\\\\", "\\u005c", " ", ",", "{", "\\/"]), max_size=4
+).map(lambda pieces: '"' + "".join(pieces) + '"')
 
 
 class TestJson:
@@ -101,6 +105,31 @@ class TestJson:
         """The same key twice is refused at any depth, however it is spelled."""
         with pytest.raises(BadInput, match="same key twice"):
             decode_json(body)
+
+    @settings(max_examples=1_000, deadline=None)
+    @given(
+        st.recursive(
+            spelled,
+            lambda inner: st.lists(st.tuples(spelled, inner), max_size=4).map(
+                lambda pairs: "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
+            ),
+            max_leaves=8,
+        )
+    )
+    def test_a_repeated_key_is_found_among_any_escapes(self, body):
+        """Keys and texts full of quotes, colons and backslashes, however they are spelled, hide no repeated key and feign none."""
+        repeated = []
+
+        def read(pairs):
+            repeated.extend([pairs] if len(dict(pairs)) < len(pairs) else [])
+            return dict(pairs)
+
+        value = json.loads(body, object_pairs_hook=read)
+        if repeated:
+            with pytest.raises(BadInput, match="same key twice"):
+                decode_json(body)
+        else:
+            assert decode_json(body) == value
 
     @pytest.mark.parametrize("body", [b'{"a":":","b":"\\":"}', b'[{"a":1},{"a":1}]', b'{"a":{"a":1}}', b'{"a:":"::\\\\"}', b'":"'])
     def test_colons_and_quotes_in_strings_are_no_keys(self, body):
