@@ -44,10 +44,13 @@ class SqlCallbacks(Statements):
     def claim_callbacks(self, count: int, lease_seconds: float, now: float, busy: Sequence[str] = ()) -> list[Callback]:
         if not self._first("callback_due", now=now):
             return []
+        shares = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "per_host": CALLBACKS_PER_HOST, "busy": rows.encode(busy)}
+        next_ones = [row["job_id"] for row in self._all("callbacks_in_turn", now=now, **shares)]
+        if not next_ones:
+            return []
         with self._transaction():
-            token = uuid.uuid4().hex
-            shares = {"limit": count, "per_tenant": CALLBACKS_PER_TENANT, "per_host": CALLBACKS_PER_HOST, "busy": rows.encode(busy)}
-            claimed = self._all("claim_callbacks", token=token, lease_until=now + lease_seconds, now=now, **shares)
+            lease = {"token": uuid.uuid4().hex, "lease_until": now + lease_seconds}
+            claimed = self._all("claim_callbacks", ids=self._ids(next_ones), now=now, **lease)
         return [Callback(**row) for row in claimed]
 
     def settle_callback(self, callback: Callback, attempt: Attempt, now: float) -> bool:

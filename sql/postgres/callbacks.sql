@@ -23,19 +23,20 @@ SELECT webhook_id, attempt, at, seconds, status, outcome, error FROM callback_at
 -- name: callback_due
 SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
 
+-- name: callbacks_in_turn
+-- Fair between tenants, and between the receivers of one: each receiver's first, then each one's second … It reads all that is due.
+SELECT job_id FROM (
+    SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY turn, next_at) AS place FROM (
+        SELECT job_id, tenant, next_at, row_number() OVER (PARTITION BY tenant, host ORDER BY next_at) AS turn FROM callbacks
+        WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT json_array_elements_text(:busy::json))
+          AND tenant || ' ' || host NOT IN (SELECT json_array_elements_text(:busy::json))) AS each
+    WHERE turn <= :per_host) AS due
+WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit
+
 -- name: claim_callbacks
--- Fair between tenants, and between the receivers of one: each receiver's first, then each one's second …
 UPDATE callbacks SET lease_token = :token::uuid, next_at = :lease_until, attempts = attempts + 1
 WHERE job_id = ANY(ARRAY(
-    SELECT job_id FROM callbacks WHERE state = 'pending' AND next_at <= :now AND job_id IN (
-        SELECT job_id FROM (
-            SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY turn, next_at) AS place FROM (
-                SELECT job_id, tenant, next_at, row_number() OVER (PARTITION BY tenant, host ORDER BY next_at) AS turn FROM callbacks
-                WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT json_array_elements_text(:busy::json))
-                  AND tenant || ' ' || host NOT IN (SELECT json_array_elements_text(:busy::json))) AS each
-            WHERE turn <= :per_host) AS due
-        WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
-    FOR UPDATE SKIP LOCKED))
+    SELECT job_id FROM callbacks WHERE job_id = ANY(:ids::text[]::uuid[]) AND state = 'pending' AND next_at <= :now FOR UPDATE SKIP LOCKED))
 RETURNING job_id, tenant, url, host, attempts, lease_token,
     (SELECT count(*) FROM job_steps AS s JOIN jobs AS j ON j.sequence = s.job
      WHERE j.id = callbacks.job_id AND s.step = 'retried_by_hand') AS retries,

@@ -23,17 +23,20 @@ SELECT webhook_id, attempt, at, seconds, status, outcome, error FROM callback_at
 -- name: callback_due
 SELECT 1 FROM callbacks WHERE state = 'pending' AND next_at <= :now LIMIT 1
 
+-- name: callbacks_in_turn
+-- Fair between tenants, and between the receivers of one: each receiver's first, then each one's second … It reads all that is due, so
+-- it is no part of the claim: nobody could write meanwhile.
+SELECT job_id FROM (
+    SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY turn, next_at) AS place FROM (
+        SELECT job_id, tenant, next_at, row_number() OVER (PARTITION BY tenant, host ORDER BY next_at) AS turn FROM callbacks
+        WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT value FROM json_each(:busy))
+          AND tenant || ' ' || host NOT IN (SELECT value FROM json_each(:busy)))
+    WHERE turn <= :per_host)
+WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit
+
 -- name: claim_callbacks
--- Fair between tenants, and between the receivers of one: each receiver's first, then each one's second …
 UPDATE callbacks SET lease_token = :token, next_at = :lease_until, attempts = attempts + 1
-WHERE job_id IN (
-    SELECT job_id FROM (
-        SELECT job_id, next_at, row_number() OVER (PARTITION BY tenant ORDER BY turn, next_at) AS place FROM (
-            SELECT job_id, tenant, next_at, row_number() OVER (PARTITION BY tenant, host ORDER BY next_at) AS turn FROM callbacks
-            WHERE state = 'pending' AND next_at <= :now AND tenant NOT IN (SELECT value FROM json_each(:busy))
-              AND tenant || ' ' || host NOT IN (SELECT value FROM json_each(:busy)))
-        WHERE turn <= :per_host)
-    WHERE place <= :per_tenant ORDER BY next_at LIMIT :limit)
+WHERE job_id IN (SELECT value FROM json_each(:ids)) AND state = 'pending' AND next_at <= :now
 RETURNING job_id, tenant, url, host, attempts, lease_token,
     (SELECT count(*) FROM job_steps AS s WHERE s.job_id = callbacks.job_id AND s.step = 'retried_by_hand') AS retries,
     (SELECT g.gone_at FROM gone_receivers AS g WHERE g.tenant = callbacks.tenant AND g.url = callbacks.url) AS gone_at

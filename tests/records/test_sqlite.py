@@ -123,6 +123,22 @@ class TestLocked:
         assert bench.record.claim_callbacks(9, 30, NOW) == []
         assert bench.record.reap(NOW) == 0
 
+    def test_looking_for_callbacks_locks_nobody_out(self, bench, other):
+        """Which callbacks are next, of however many are due, is read without the writer's lock; only claiming them takes it."""
+        for host in ("a", "b"):
+            (job_id,) = bench.accept(new_job(options={"callback_url": f"https://{host}.example/"}))
+            bench.record.cancel(job_id, TENANT, NOW)
+        other.execute("BEGIN IMMEDIATE")
+        assert bench.record.claim_callbacks(9, 30, NOW, [TENANT]) == []
+        with pytest.raises(Unavailable, match="locked"):
+            bench.record.claim_callbacks(9, 30, NOW)
+        other.execute("ROLLBACK")
+        said: list[str] = []
+        bench.record._file.connection.set_trace_callback(said.append)
+        assert len(bench.record.claim_callbacks(9, 30, NOW)) == 2
+        looked = next(place for place, statement in enumerate(said) if "row_number" in statement)
+        assert looked < next(place for place, statement in enumerate(said) if statement.startswith("BEGIN"))
+
     def test_a_lock_that_is_let_go_in_time(self, bench, path):
         """A write that gets the lock within its time is written."""
         held, job = threading.Event(), new_job()
