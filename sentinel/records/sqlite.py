@@ -58,6 +58,7 @@ class SqliteRecord(SqlRecord):
             new = [rows.job_row(job) for job in jobs.values() if job.id not in known]
             if new:
                 self._run("accept", rows=rows.encode(new), now=now)
+                self._run("line_up", count=len(new))
         return jobs.keys() - known
 
     def claim(self, worker: int, count: int, now: float, ids: Sequence[str] | None = None) -> list[Claim]:

@@ -6,18 +6,24 @@
 SELECT json_group_array(id) AS ids FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))
 
 -- name: accept
+-- Each row is kept as text once: `json_each` would write it anew for each of its values.
+WITH given AS MATERIALIZED (SELECT value FROM json_each(:rows))
 INSERT INTO jobs(id, tenant, channel, source, external_id, conversation, sender, priority, state, received_at, created_at, run_at,
-                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering, waits)
+                 finished_at, last_error, verified_by, fingerprint, replay_of, reply_to, options, input, metering)
 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, :now,
        coalesce(value->>17, :now),
        CASE WHEN value->>8 IN ('quarantined', 'cancelled') THEN :now END, value->>10, value->>11, value->>12, value->>13, value->>14, value->>15,
-       value->>16, value->>18,
-       value->>5 IS NOT NULL AND (
-           row_number() OVER (PARTITION BY value->>5, value->>1, value->>2, value->>3 ORDER BY key) > 1
-           OR EXISTS (SELECT 1 FROM jobs
-                      WHERE conversation = value->>5 AND tenant = value->>1 AND channel = value->>2 AND source = value->>3
-                        AND state IN ('scheduled', 'queued', 'running')))
-FROM json_each(:rows) ORDER BY key
+       value->>16, value->>18
+FROM given
+
+-- name: line_up
+-- Those of the `count` jobs just accepted that come behind a living one of their conversation wait for it.
+UPDATE jobs AS j SET waits = 1
+WHERE sequence > last_insert_rowid() - :count AND conversation IS NOT NULL AND EXISTS (
+    SELECT 1 FROM jobs AS e
+    WHERE e.conversation = j.conversation AND e.tenant = j.tenant AND e.channel = j.channel AND e.source = j.source
+      AND e.state IN ('scheduled', 'queued', 'running')
+      AND CASE WHEN e.state = 'running' THEN 0 ELSE e.sequence END < j.sequence)
 
 -- name: withdraw
 -- Only what nobody has begun: a job that its sender was told to send again.

@@ -353,6 +353,15 @@ class TestConversations:
         end_as(bench, State.QUARANTINED, dead_process, conversation="c")
         assert bench.running(conversation="c")
 
+    @pytest.mark.parametrize("state", [State.QUARANTINED, State.CANCELLED])
+    def test_what_came_with_one_that_nobody_runs(self, bench, state):
+        """A message waits for none that was over when it came, not even for one that came with it."""
+        _, second, third = bench.accept(*[new_job(conversation="c", state=one) for one in (state, State.QUEUED, State.QUEUED)])
+        (claim,) = bench.claim(3)
+        assert claim.job.id == second
+        bench.end(claim, State.SUCCEEDED)
+        assert [claim.job.id for claim in bench.claim(3)] == [third]
+
 
 class TestMerge:
     def test_later_messages_become_part_of_the_first(self, bench):

@@ -248,7 +248,7 @@ class TestSpeed:
 
 class TestPlans:
     VALUES = (
-        dict.fromkeys(("now", "worker", "limit", "before", "progress", "priority", "sequence", "tokens"), 1)
+        dict.fromkeys(("now", "count", "worker", "limit", "before", "progress", "priority", "sequence", "tokens"), 1)
         | dict.fromkeys(("id", "ids", "tenant", "token", "states", "external_id", "channel", "result"), "[]")
     )  # fmt: skip
 
@@ -258,7 +258,7 @@ class TestPlans:
             *("known", "withdraw", "find_job", "list_jobs_called", "ended", "story", "cancel_waiting", "cancel_running"),
             *("set_progress", "leases", "orphans", "anything_to_claim", "promote", "waiting_tenants", "claimable", "claim"),
             *("save_reply", "owns", "pending_parts", "callback_due", "find_callback", "prune_jobs", "queue_position"),
-            *("list_jobs_live", "list_jobs_gone_wrong"),
+            *("list_jobs_live", "list_jobs_gone_wrong", "line_up"),
         ],
     )
     def test_nothing_scans_the_jobs(self, bench, name):
