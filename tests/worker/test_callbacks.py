@@ -172,9 +172,11 @@ def test_the_published_schedule(attempts: int) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_honoured(status: int) -> None:
     """What the receiver asks for is waited, if it is longer than the schedule, up to a day; a shorter wish changes nothing."""
-    now = time.time()
-    for wish, seconds in (("3600", 3600), ("1", 5), ("9999999", 86_400)):
-        verdict = judge(Answer(status, {"retry-after": wish}, b""))
+    now, said_at = time.time(), "Wed, 21 Oct 2015 07:28:00 GMT"
+    in_an_hour, yesterday = "Wed, 21 Oct 2015 08:28:00 GMT", "Tue, 20 Oct 2015 07:28:00 GMT"
+    wishes = (("3600", 3600), ("1", 5), ("9999999", 86_400), (in_an_hour, 3600), (yesterday, 5), ("soon", 5))
+    for wish, seconds in wishes:
+        verdict = judge(Answer(status, {"retry-after": wish, "date": said_at}, b""))
         came = settled(CALLBACK, verdict, status, 0.1, 0.0)
         assert came.next_at == pytest.approx(now + seconds, abs=1)
 

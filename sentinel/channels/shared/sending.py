@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from sentinel import payload
@@ -68,9 +69,15 @@ def failed(status: int, reason: str = "") -> Verdict:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that Retry-After asks for; None if it is missing or a date, which our clock need not agree with."""
-    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
-    return float(value) if value.isascii() and value.isdigit() and len(value) <= 12 else None
+    """The seconds that Retry-After asks for, up to its date if it is one; None if it is missing or neither."""
+    given = {name.lower(): value.strip() for name, value in headers.items()}
+    value = given.get("retry-after", "")
+    if value.isascii() and value.isdigit() and len(value) <= 12:
+        return float(value)
+    try:  # the answer's own clock: ours need not agree with it
+        return (parsedate_to_datetime(value) - parsedate_to_datetime(given.get("date", ""))).total_seconds()
+    except (TypeError, ValueError, OverflowError):  # also for a date with a time zone and one without
+        return None
 
 
 def _reason(status: int, reason: str) -> str:
