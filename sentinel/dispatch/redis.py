@@ -195,6 +195,6 @@ def _text(hints: Sequence[Hint]) -> bytes:
     return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, _score(hint))])
 
 
-def _score(hint: Hint) -> int:
+def _score(hint: Hint) -> str:
     """A hint's place in its tenant's line, the smaller the sooner: priority and age."""
-    return max(0, min(hint.priority, PRIORITY_MAX)) * _SINCE_MAX + int(hint.since * 1000)
+    return str(max(0, min(hint.priority, PRIORITY_MAX)) * _SINCE_MAX + int(hint.since * 1000))

@@ -86,8 +86,9 @@ local function put_back(id, tenant, value, score)
   return 1 - was_leased, was_leased
 end
 
--- `text` is JSON: [id, tenant, score, id, …]. How many were new, or were known and had got lost. What is new is written by one command
--- for all ids and one for each tenant: a command costs more than what it does for one id.
+-- `text` is JSON: [id, tenant, score, id, …]; the score is text, since Lua takes longer to write a number. How many were new, or were
+-- known and had got lost. What is new is written by one command for all ids and one for each tenant: a command costs more than what it
+-- does for one id.
 local function add(text)
   local words = cjson.decode(text)
   local count = #words / 3
@@ -100,7 +101,7 @@ local function add(text)
   end
   local known = count > 0 and call('HMGET', IDS, unpack(ids))
   for i, id in ipairs(ids) do
-    local tenant, score = words[3 * i - 1], string.format('%.0f', words[3 * i])
+    local tenant, score = words[3 * i - 1], words[3 * i]
     if known[i] then
       local lost, leased = put_back(id, tenant, known[i], score)
       new, again = new + lost, again + leased
