@@ -212,13 +212,13 @@ class TestClaim:
 
     def test_priority_then_age(self, bench):
         """The smaller priority comes first, and of one priority what came first."""
-        late, early, urgent = bench.accept(new_job(priority=200), new_job(), new_job(priority=5))
-        (second,) = bench.accept(new_job())
+        late, early, urgent = bench.accept(new_job(priority=200), new_job(received_at=NOW - 2), new_job(priority=5))
+        (second,) = bench.accept(new_job(received_at=NOW - 1))
         assert [claim.job.id for _ in range(4) for claim in bench.claim()] == [urgent, early, second, late]
 
     def test_no_more_than_asked_for(self, bench):
         """A claim brings at most as many jobs as were asked for, each once."""
-        ids = bench.accept(*[new_job() for _ in range(5)])
+        ids = bench.accept(*[new_job(received_at=NOW + number) for number in range(5)])
         assert [claim.job.id for claim in [*bench.claim(2), *bench.claim(2), *bench.claim(2)]] == ids
 
     def test_fair_between_tenants(self, bench):
