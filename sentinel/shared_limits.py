@@ -62,28 +62,27 @@ class SharedLimits:
         """Tell all there is; while Redis is down, now and then ask whether it is back."""
         if not self.breaker.allows(trio.current_time()):
             return
-        buckets = self.limiter.news(AT_ONCE)
-        while buckets or self.breaker.open_since is not None:
-            if not await self._try(buckets):
-                self.limiter.keep_news(buckets)
+        buckets = self.limiter.news()
+        for begin in range(0, max(1, len(buckets)), AT_ONCE):
+            if not await self._try(buckets[begin : begin + AT_ONCE]):
+                self.limiter.keep_news(buckets[begin:])
                 return
-            buckets = self.limiter.news(AT_ONCE)
 
     async def _try(self, buckets: Sequence[Bucket]) -> bool:
         now_ns, processes = self.clock_ns(), self.limiter.processes
         for bucket in buckets:
             if bucket.since_ns < self._alone_until_ns:
                 bucket.forget(now_ns, processes)
-        news = [(bucket.key, bucket.rate, bucket.untold) for bucket in buckets]
+        news = [bucket.news(now_ns, processes) for bucket in buckets]
         try:
-            ahead = await trio.to_thread.run_sync(self.limits.tell, news, limiter=self._thread)
+            answers = await trio.to_thread.run_sync(self.limits.tell, news, limiter=self._thread)
         except Unavailable as error:
             self._failed(error)
             return False
         self._succeeded()
-        now_ns, processes = self.clock_ns(), self.limiter.processes
-        for bucket, ahead_ns, (_, _, told) in zip(buckets, ahead, news, strict=True):
-            bucket.correct(ahead_ns, told, now_ns, processes)
+        now_ns = self.clock_ns()
+        for bucket, told, each in zip(buckets, answers, news, strict=True):
+            self.limiter.correct(bucket, told, each.jobs, now_ns)
         return True
 
     def _failed(self, error: Unavailable) -> None:

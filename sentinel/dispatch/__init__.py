@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from sentinel.edge.gcra import Rate
-from sentinel.edge.limits import LimitKey
+from sentinel.edge.limits import News, Told
 from sentinel.errors import SettingsError, Unavailable
 from sentinel.model import Hint
 
@@ -97,9 +96,9 @@ class Dispatch(Protocol):
 class SharedCount(Protocol):
     """How much of each rate limit all gateways together have used. Synchronous, one thread at a time."""
 
-    def tell(self, news: Sequence[tuple[LimitKey, Rate, int]]) -> list[int]:
+    def tell(self, news: Sequence[News]) -> list[Told]:
         """
-        Add what was let in here to each limit; by how many nanoseconds all together are ahead of now.
+        Add what was let in here to each limit, and one more where that is wanted; what all together have let in.
 
         Raises Unavailable within a bounded time; whether it was added is then unknown.
         """

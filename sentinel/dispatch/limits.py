@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sentinel.dispatch.redis_link import Link, NoScript
 from sentinel.edge.gcra import Rate
-from sentinel.edge.limits import LimitKey
+from sentinel.edge.limits import LimitKey, News, Told
 from sentinel.errors import Unavailable
 from sentinel.model import job_id
 from sentinel.payload import encode_json
@@ -26,21 +26,20 @@ class RedisLimits:
         self._prefix = prefix
         self._link = Link(url, timeout_seconds, lambda _error: None)
 
-    def tell(self, news: Sequence[tuple[LimitKey, Rate, int]]) -> list[int]:
+    def tell(self, news: Sequence[News]) -> list[Told]:
         """
-        Add what was let in here to each limit; by how many nanoseconds all together are ahead of now.
+        Add what was let in here to each limit, and one more where that is wanted; what all together have let in.
 
         Raises Unavailable within the timeout; whether it was added is then unknown.
         """
         text, digest = _script()
-        # No end user's name goes to Redis, but a hash of it.
-        limits = encode_json([(job_id(*key), rate.interval_ns, count) for key, rate, count in news])
+        limits = encode_json([_limit(*each) for each in news])
         try:
             found = self._link.ask("EVALSHA", digest, 1, self._prefix, limits)
         except NoScript:
             found = self._link.ask("EVAL", text, 1, self._prefix, limits)
         try:
-            return [int(ahead) for ahead in found.split()]
+            return [Told(int(ahead.rstrip("+")), ahead.endswith("+")) for ahead in found.split()]
         except (AttributeError, ValueError):
             self._link.drop()
             raise Unavailable("Redis gave an answer that was not expected.") from None
@@ -48,6 +47,12 @@ class RedisLimits:
     def close(self) -> None:
         """Give the connection back."""
         self._link.drop()
+
+
+def _limit(key: LimitKey, rate: Rate, jobs: int, wanted_ns: int) -> tuple[str | int, ...]:
+    """A limit as the script takes it; no end user's name goes to Redis, but a hash of it."""
+    told = (job_id(*key), rate.interval_ns, jobs)
+    return (*told, rate.burst_ns, wanted_ns) if wanted_ns else told
 
 
 @functools.cache

@@ -98,7 +98,7 @@ def rate(asking: Asking) -> No | None:
     if not waits:
         return None
     for _, bucket in waits:
-        asking.limiter.refuse(bucket)
+        asking.limiter.refuse(bucket, now_ns)
     wait_ns, worst = max(waits, key=lambda each: each[0])
     seconds = wait_ns / SECOND_NS
     kind, allowed = KINDS[worst.key.kind], worst.rate

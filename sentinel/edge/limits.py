@@ -18,6 +18,8 @@ from sentinel.edge.gcra import SECOND_NS, Rate, left, wait_ns
 BUCKETS_MAX = 100_000
 SWEPT_AT_ONCE = 5_000
 UNTOLD_PART = 50  # what is let in too many is what the others keep to themselves: together at most one in so many of a limit
+SETTLE_NS = SECOND_NS * 3 // 20  # by then all have told what they let in before somebody was refused here, and the share may grow
+BURST_PART = 10  # who begins anew and lets in one in so many of its share is in a burst, and tells at once
 FRESH_NS = SECOND_NS  # so long after a correction what it said is still good enough to tell a caller how long to wait
 
 
@@ -29,6 +31,22 @@ class LimitKey(NamedTuple):
     name: str = ""
 
 
+class News(NamedTuple):
+    """What one process has let in of a limit. It wants one more before it comes, if less than `wanted_ns` is left; 0 for none."""
+
+    key: LimitKey
+    rate: Rate
+    jobs: int
+    wanted_ns: int = 0
+
+
+class Told(NamedTuple):
+    """By how many nanoseconds all together are ahead of now, and whether one more was granted, which is in that."""
+
+    ahead_ns: int
+    granted: bool = False
+
+
 @attrs.define(slots=True)
 class Bucket:
     """
@@ -38,8 +56,9 @@ class Bucket:
         tat_ns: the TAT of this process' share.
         all_ns: the TAT of all processes together, as far as it is known.
         since_ns: when it was made or last corrected.
+        short_ns: since when somebody is refused who may get more; None while there is enough.
         corrected_ns: when it was last known.
-        untold: let in here and not yet told to the others.
+        untold: let in here and not yet told to the others; less than none if one was told before it came.
         was_used: asked for since it was last looked at to be forgotten.
     """
 
@@ -50,6 +69,7 @@ class Bucket:
     since_ns: int = 0
     corrected_ns: int | None = None
     untold: int = 0
+    short_ns: int | None = None
     was_used: bool = False
 
     def wait_ns(self, now_ns: int, processes: int, cost: int = 1) -> int:
@@ -66,6 +86,10 @@ class Bucket:
     def take(self, now_ns: int, processes: int, cost: int = 1) -> None:
         """Let `cost` in, now or at the time that was promised."""
         owed_ns, tat_ns, all_ns = cost * self.rate.interval_ns, self.tat_ns, self.all_ns
+        if tat_ns <= now_ns:
+            self.short_ns = None
+            if self.untold < 0 and now_ns - self.since_ns >= self.rate.interval_ns:  # what was granted is paid off, and lapses
+                self.untold = 0
         self.tat_ns = (tat_ns if tat_ns > now_ns else now_ns) + owed_ns * processes  # noqa: FURB136  `max` is a call
         self.all_ns = (all_ns if all_ns > now_ns else now_ns) + owed_ns  # noqa: FURB136
         self.untold += cost
@@ -79,20 +103,48 @@ class Bucket:
         """When everything will be there again, in whole seconds from now."""
         return -(-max(max(self.tat_ns, self.all_ns) - now_ns, 0) // SECOND_NS)
 
-    def correct(self, ahead_ns: int, told: int, now_ns: int, processes: int) -> None:
+    def correct(self, told: Told, jobs: int, now_ns: int, processes: int) -> None:
         """
-        All processes together are `ahead_ns` ahead of now, with the `told` of here; what came since is added.
+        This is what all processes together have let in, with so many jobs of here; what came since is added.
 
-        The share is a share of what is left, but of a whole one at least one: else the last could never be had.
+        The share is a share of what is left. It grows only when all is known that the others let in before it was too little; and
+        what is less than one for each is had by whoever was granted one.
         """
-        self.untold -= told
+        self.untold -= jobs + told.granted
         self.since_ns = self.corrected_ns = now_ns
         interval = self.rate.interval_ns
-        share_ns = ahead_ns
-        if interval <= self.rate.burst_ns - ahead_ns < interval * processes:
+        share_ns = told.ahead_ns + self.untold * interval * processes
+        if told.granted:
             share_ns = max(self.rate.burst_ns, interval * processes) - interval * processes
-        self.tat_ns = now_ns + share_ns + self.untold * interval * processes
-        self.all_ns = now_ns + ahead_ns + self.untold * interval
+        if self.may_grow(now_ns):
+            self.tat_ns, self.short_ns = now_ns + share_ns, None
+        else:
+            self.tat_ns = max(self.tat_ns, now_ns + share_ns)
+        self.all_ns = now_ns + told.ahead_ns + self.untold * interval
+
+    def wanted_ns(self, now_ns: int, processes: int) -> int:
+        """One more is wanted where less than so much is left of the limit; 0 for none."""
+        return self.rate.interval_ns * processes if self.may_grow(now_ns) else 0
+
+    def may_grow(self, now_ns: int) -> bool:
+        """Whether its share is too little, and all that the others let in before is known."""
+        return self.short_ns is not None and now_ns - self.short_ns >= SETTLE_NS
+
+    def refuse(self, now_ns: int) -> bool:
+        """Somebody is refused; whether it is of use to tell and to ask at once."""
+        if self.short_ns is None:
+            self.short_ns = now_ns
+            return True
+        return self.may_grow(now_ns)
+
+    def is_in_burst(self, now_ns: int, processes: int) -> bool:
+        """Whether so much was let in since others were last heard of that they should hear of it at once."""
+        is_stale = self.corrected_ns is None or now_ns - self.corrected_ns >= SETTLE_NS
+        return is_stale and self.untold * processes * BURST_PART >= self.rate.count
+
+    def news(self, now_ns: int, processes: int) -> News:
+        """What is to be told of it, and to be asked for."""
+        return News(self.key, self.rate, self.untold, self.wanted_ns(now_ns, processes))
 
     def forget(self, now_ns: int, processes: int) -> None:
         """The others could not be told for a while: of what was let in, tell only what is not paid off yet."""
@@ -171,20 +223,27 @@ class Limiter:
         for bucket in buckets:
             bucket.take(now_ns, processes, cost)
             if bucket.untold * parts > bucket.rate.count:
-                self._note(bucket, short=False)
+                self._note(bucket, short=bucket.is_in_burst(now_ns, processes))
 
-    def refuse(self, bucket: Bucket) -> None:
+    def refuse(self, bucket: Bucket, now_ns: int) -> None:
         """Somebody was refused: the share may be used up while others' is not."""
-        self._note(bucket, short=True)
+        self._note(bucket, short=bucket.refuse(now_ns))
+
+    def correct(self, bucket: Bucket, told: Told, jobs: int, now_ns: int) -> None:
+        """The bucket learns what all have let in; while it may soon get more, it is asked for again."""
+        bucket.correct(told, jobs, now_ns, self.processes)
+        if bucket.short_ns is not None:
+            self._note(bucket, short=False)
 
     def _note(self, bucket: Bucket, *, short: bool) -> None:
         if self.shared:
             self._news[bucket.key] = bucket
             self.heard(short)
 
-    def news(self, limit: int) -> list[Bucket]:
+    def news(self) -> list[Bucket]:
         """Limits of which there is something to tell or to ask, taken from the list of those."""
-        return [self._news.pop(key) for key in list(self._news)[:limit]]
+        news, self._news = self._news, {}
+        return list(news.values())
 
     def keep_news(self, buckets: list[Bucket]) -> None:
         """These could not be told."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.edge.gcra import SECOND_NS, Rate
-from sentinel.edge.limits import UNTOLD_PART, Bucket, Limiter, LimitKey
+from sentinel.edge.limits import SETTLE_NS, UNTOLD_PART, Bucket, Limiter, LimitKey, Told
 
 rates = st.builds(Rate, st.integers(1, 50), st.integers(1, 20))
 steps = st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(1, 4)), max_size=60)
@@ -106,21 +106,28 @@ def test_a_shared_count_corrects_the_shares(rate: Rate, processes: int, arrivals
             told = bucket.untold
             shared = max(shared, now) + told * rate.interval_ns
             for each in buckets:
-                each.correct(shared - now, told if each is bucket else 0, now, processes)
+                each.correct(Told(shared - now), told if each is bucket else 0, now, processes)
         assert admitted <= rate.count + Fraction(rate.count * now, rate.seconds * SECOND_NS)
         assert bucket.untold == 0
 
 
 def test_the_last_one_can_be_had() -> None:
-    """Of a limit of one there is no half: it is let in by whoever asks first, and then by nobody for its time."""
+    """Of a limit of one there is no half: it is let in by whoever was granted it, and then by nobody for its time."""
     rate = Rate(1, 60)
     bucket = Bucket(KEY, rate)
     assert bucket.wait_ns(0, 2) == 0
     bucket.take(0, 2)
-    bucket.correct(rate.interval_ns, 1, 0, 2)
-    assert bucket.wait_ns(0, 2) > 0
-    bucket.correct(0, 0, 60 * SECOND_NS, 2)
-    assert bucket.wait_ns(60 * SECOND_NS, 2) == 0
+    bucket.correct(Told(rate.interval_ns), 1, 0, 2)
+    now = 61 * SECOND_NS
+    assert bucket.wait_ns(now, 2) > 0
+    bucket.refuse(now)
+    assert bucket.news(now, 2).wanted_ns == 0
+    now += SETTLE_NS
+    assert bucket.news(now, 2).wanted_ns == 2 * rate.interval_ns
+    bucket.correct(Told(rate.interval_ns, granted=True), 0, now, 2)
+    assert bucket.wait_ns(now, 2) == 0
+    bucket.take(now, 2)
+    assert (bucket.wait_ns(now, 2) > 0, bucket.untold) == (True, 0)
 
 
 def test_what_could_not_be_told_is_told_as_far_as_it_is_still_owed() -> None:
@@ -157,11 +164,11 @@ def test_what_is_not_worth_a_word_is_a_fiftieth(rate: Rate, processes: int) -> N
         while bucket.wait_ns(now, processes) == 0:
             greedy.take([bucket], now)
             admitted += 1
-        greedy.refuse(bucket)
+        greedy.refuse(bucket, now)
         for limiter in limiters:
-            for bucket in limiter.news(10):
+            for bucket in limiter.news():
                 ahead_until = max(ahead_until, now) + bucket.untold * rate.interval_ns
-                bucket.correct(ahead_until - now, bucket.untold, now, processes)
+                bucket.correct(Told(ahead_until - now), bucket.untold, now, processes)
             if now % SECOND_NS == 0:
                 limiter.sweep(now)
     allowed = rate.count * (windows + 1)
@@ -215,14 +222,14 @@ class TestMemory:
         """Little is not told at once; it stays for the limit's whole time, and is told when there is no room for it."""
         limiter, rate = Limiter(buckets_max=1, shared=True), Rate(1_000, 60)
         limiter.take([limiter.person(*PERSON, rate, 0)], 0, 10)
-        assert limiter.news(10) == []
+        assert limiter.news() == []
         limiter.sweep(59 * SECOND_NS)
         assert len(limiter) == 1
         limiter.person("acme", "ada", rate, 0)
-        assert [(bucket.key, bucket.untold) for bucket in limiter.news(10)] == [(LimitKey("user", *PERSON), 10)]
+        assert [(bucket.key, bucket.untold) for bucket in limiter.news()] == [(LimitKey("user", *PERSON), 10)]
 
     def test_nothing_is_noted_for_others_where_there_are_none(self) -> None:
         """Without a shared count there are no news to keep."""
         limiter = Limiter()
         limiter.take([limiter.person(*PERSON, Rate(1, 60), 0)], 0)
-        assert limiter.news(10) == []
+        assert limiter.news() == []

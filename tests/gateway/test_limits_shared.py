@@ -16,7 +16,7 @@ from sentinel.channels import channels
 from sentinel.chaos.servers import RedisServer, free_port, new_redis
 from sentinel.dispatch.limits import PREFIX, RedisLimits
 from sentinel.edge.gcra import SECOND_NS, Rate
-from sentinel.edge.limits import Limiter, LimitKey
+from sentinel.edge.limits import Limiter, LimitKey, News, Told
 from sentinel.edge.plans import parse_line
 from sentinel.edge.subscriptions import Subscription
 from sentinel.errors import Unavailable
@@ -51,16 +51,28 @@ class TestScript:
         """What one caller tells, the next hears; asking changes nothing; each limit is its own."""
         one, two = RedisLimits(redis.url, 2.0), RedisLimits(redis.url, 2.0)
         other = LimitKey("tenant", "other")
-        assert one.tell([(KEY, RATE, 3), (other, RATE, 1)]) == [3 * SECOND_NS, SECOND_NS]
-        (ahead,) = two.tell([(KEY, RATE, 0)])
+        assert one.tell([News(KEY, RATE, 3), News(other, RATE, 1)]) == [Told(3 * SECOND_NS), Told(SECOND_NS)]
+        ((ahead, _),) = two.tell([News(KEY, RATE, 0)])
         assert 2 * SECOND_NS < ahead < 3 * SECOND_NS
-        (more,) = two.tell([(KEY, RATE, 2)])
+        ((more, _),) = two.tell([News(KEY, RATE, 2)])
         assert ahead + SECOND_NS < more <= ahead + 2 * SECOND_NS
         assert one.tell([]) == []
 
+    def test_the_last_one_is_granted_once(self, redis: RedisServer) -> None:
+        """Where little is left, one more goes to who asks first; where more is left, or none, to nobody. It can be given back."""
+        limits, minute, word = RedisLimits(redis.url, 2.0), Rate(3, 60), 20 * SECOND_NS
+        asking = News(KEY, minute, 0, 2 * word)
+        assert limits.tell([News(KEY, minute, 1), asking])[1].granted is False
+        (told,) = limits.tell([News(KEY, minute, 1, 2 * word)])
+        assert told.granted
+        assert told.ahead_ns > 59 * SECOND_NS
+        assert [each.granted for each in limits.tell([asking, asking])] == [False, False]
+        assert limits.tell([News(KEY, minute, -1)])[0].ahead_ns < 40 * SECOND_NS
+        assert [each.granted for each in limits.tell([asking, asking])] == [True, False]
+
     def test_keys_expire_and_lie_in_one_slot(self, redis: RedisServer) -> None:
         """Each key has the one hash tag, says nobody's name, and is gone when the limit is whole again."""
-        RedisLimits(redis.url, 2.0).tell([(LimitKey("user", "acme", "telegram/bot/ada"), RATE, 3)])
+        RedisLimits(redis.url, 2.0).tell([News(LimitKey("user", "acme", "telegram/bot/ada"), RATE, 3)])
         key = redis.ask("KEYS", "*").split()[-1]
         assert key.startswith(PREFIX)
         assert "ada" not in key
@@ -69,17 +81,17 @@ class TestScript:
     def test_a_clock_that_is_set_back(self, redis: RedisServer) -> None:
         """A value from the future by Redis' own clock is as far ahead as it was when it was written."""
         limits = RedisLimits(redis.url, 2.0)
-        limits.tell([(KEY, RATE, 3)])
+        limits.tell([News(KEY, RATE, 3)])
         key = redis.ask("KEYS", "*").split()[-1]
         redis.ask("SET", key, f"{3 * SECOND_NS}:{int((time.time() + 3_600) * 1e6)}")
-        assert limits.tell([(KEY, RATE, 0)]) == [3 * SECOND_NS]
+        assert limits.tell([News(KEY, RATE, 0)]) == [Told(3 * SECOND_NS)]
 
     def test_a_restart_is_survived(self, redis: RedisServer) -> None:
         """A Redis that has forgotten the script is given it again."""
         limits = RedisLimits(redis.url, 2.0)
-        limits.tell([(KEY, RATE, 1)])
+        limits.tell([News(KEY, RATE, 1)])
         redis.ask("SCRIPT", "FLUSH")
-        assert len(limits.tell([(KEY, RATE, 1)])) == 1
+        assert len(limits.tell([News(KEY, RATE, 1)])) == 1
 
 
 @attrs.define(eq=False)
@@ -90,13 +102,13 @@ class Count:
     away: bool = False
     told: list[int] = attrs.field(factory=list)
 
-    def tell(self, news: list[tuple[LimitKey, Rate, int]]) -> list[int]:
+    def tell(self, news: list[News]) -> list[Told]:
         if self.away:
             raise Unavailable("away")
-        for key, rate, count in news:
-            self.ahead[key] = self.ahead.get(key, 0) + count * rate.interval_ns
-            self.told.append(count)
-        return [self.ahead[key] for key, _, _ in news]
+        for key, rate, jobs, _ in news:
+            self.ahead[key] = self.ahead.get(key, 0) + jobs * rate.interval_ns
+            self.told.append(jobs)
+        return [Told(self.ahead[each.key]) for each in news]
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -118,11 +130,11 @@ class TestTelling:
                     limiters[0].take([bucket], now_ns())
                     admitted += 1
                 else:
-                    limiters[0].refuse(bucket)
+                    limiters[0].refuse(bucket, now_ns())
                 await trio.sleep(0.01)
             assert 5 < admitted <= 11  # more than its share; the clock goes on while the count is asked
             bucket = limiters[1].bucket(KEY, RATE, now_ns())
-            limiters[1].refuse(bucket)
+            limiters[1].refuse(bucket, now_ns())
             while bucket.corrected_ns is None:
                 await trio.sleep(0.01)
             assert bucket.wait_ns(now_ns(), 2) > 0
@@ -245,6 +257,25 @@ async def test_accuracy(tmp_path: Path, redis: RedisServer, way: str, processes:
     record.close()
     if way == "dies":
         own.remove()
+
+
+@pytest.mark.slow
+async def test_a_burst_on_both(tmp_path: Path, redis: RedisServer) -> None:
+    """Two seconds of more than is allowed in a minute, on both at once: what the limit allows is let in, also of small limits."""
+    settings = Settings(record=f"sqlite:{tmp_path}/s.db", redis=redis.url, model="fake:0", log_level="warning")
+    record, seconds, sources = open_record(settings.record), 2.0, []
+    for count in (3, 10, 30, 100, 300):
+        tenant = f"up-to-{count}"
+        record.add_tenant(tenant, 0)
+        record.put_source(source := Source(tenant, "telegram", tenant, {"secret_token": "s"}), 0)
+        record.put_plan(tenant, parse_line(f"tenant_rate={count}/60"), 0)
+        record.put_subscription(Subscription(tenant, tenant), 0)
+        sources.append((source, count + count * seconds / 60))
+    async with gateways(tmp_path, settings, [1, 1]) as servers:
+        found = [((await flood(servers, source, seconds, 1_000))[200], allowed) for source, allowed in sources]
+    print("limits: bursts:", ", ".join(f"{admitted}/{allowed:.1f}" for admitted, allowed in found))
+    assert all(0.9 * allowed - 1 <= admitted <= 1.02 * allowed for admitted, allowed in found)
+    record.close()
 
 
 async def kill_later(server: RedisServer, seconds: float) -> None:
