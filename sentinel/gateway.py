@@ -158,7 +158,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watch = Watch(reader, min(WAITING_MAX, settings.requests_max // 4))
         answers = await directory.start()
         admission = Admission(lambda: directory.current, parse_line(settings.default_plan), limiter=Limiter(settings.processes))
-        usage = UsageFollower(reader, admission)
+        usage = UsageFollower(reader, admission, settings.processes)
         if answers:  # else it will be known as soon as the record answers
             await usage.start()
         limits = SharedLimits(open_shared_count(settings.redis), admission.limiter) if settings.redis else None

@@ -1,9 +1,8 @@
 """Keeps the local limiters of all gateways in step by a shared count in Redis. Must never be what a request waits for.
 
-What was let in is told behind the answer: every 100 ms, at once when somebody had to be refused, one script for all limits of which
-it is worth a word. Between two words each process gives out a share of what is left, and what was let in too many is a debt that is
-paid off: so the sum over any longer time is the limit's, and nobody waits for Redis. While it is down each process has its share
-and no more.
+What was let in is told behind the answer: every 100 ms, at once when somebody had to be refused or a burst begins, one script for
+all limits of which it is worth a word. Between two words each process gives out its share of what was left. Nobody waits for Redis;
+while it is down each process has its share and no more.
 """
 
 from __future__ import annotations

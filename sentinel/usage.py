@@ -32,6 +32,7 @@ class UsageFollower:
 
     store: Store
     admission: Admission
+    processes_min: int = 1  # so many there are on this machine alone, heard of or not
     name: str = attrs.field(factory=process_name)
     _beat_at: float = float("-inf")
     _mark: Mark | None = None
@@ -61,7 +62,8 @@ class UsageFollower:
     async def refresh(self) -> None:
         """Look at the record. Raises Unavailable."""
         if self.admission.is_limited and trio.current_time() - self._beat_at >= BEAT_SECONDS:
-            self.admission.limiter.processes = max(1, await self.store.call(self.store.record.see_gateway, self.name))
+            seen = await self.store.call(self.store.record.see_gateway, self.name)
+            self.admission.limiter.processes = max(self.processes_min, seen)
             self._beat_at = trio.current_time()
         ledger, month, began_ns, began = self.admission.ledger, month_of(time.time()), time.monotonic_ns(), trio.current_time()
         ledger.turn_to(month)

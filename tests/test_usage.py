@@ -68,3 +68,10 @@ async def test_somebody_is_short(autojump_clock):
 
     pauses = await pauses_between_looks(0.12, refuse)
     assert pauses == pytest.approx([1.12] * len(pauses))
+
+
+async def test_its_own_machine_is_known(autojump_clock):
+    """The first of two processes to say that it lives does not take the other's share, though nobody has heard of that one yet."""
+    store, admission = SlowStore(0.01), Admission(Directory, parse_line("jobs=10"))
+    await UsageFollower(store, admission, processes_min=2).start()
+    assert admission.limiter.processes == 2
