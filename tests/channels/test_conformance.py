@@ -361,6 +361,8 @@ class TestReplying:
         assert channel.judge(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"", {}).retry_after_seconds is None
         dated = {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT", "Date": "Wed, 21 Oct 2026 07:27:00 GMT"}
         assert channel.judge(503, dated, b"", {}).retry_after_seconds == 60
+        over = dated | {"Date": "Wed, 21 Oct 2026 07:29:00 GMT"}
+        assert channel.judge(503, over, b"", {}).retry_after_seconds == 0
         assert channel.judge(503, {"retry-after": "9" * 12}, b"", {}).retry_after_seconds == 86_400
 
     @few
