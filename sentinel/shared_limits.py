@@ -62,7 +62,7 @@ class SharedLimits:
         if not self.breaker.allows(trio.current_time()):
             return
         buckets = self.limiter.news()
-        for begin in range(0, max(1, len(buckets)), AT_ONCE):
+        for begin in range(0, max(1, len(buckets)), AT_ONCE):  # once also with none: that asks whether Redis is back
             if not await self._try(buckets[begin : begin + AT_ONCE]):
                 self.limiter.keep_news(buckets[begin:])
                 return

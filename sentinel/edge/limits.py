@@ -17,6 +17,7 @@ from sentinel.edge.gcra import SECOND_NS, Rate, left, wait_ns
 
 BUCKETS_MAX = 100_000
 SWEPT_AT_ONCE = 5_000
+SPARED_AT_ONCE = 1_000  # people who were asked for lately, when there is no room: whoever comes must not wait for a walk past all
 UNTOLD_PART = 50  # what is let in too many is what the others keep to themselves: together at most one in so many of a limit
 SETTLE_NS = SECOND_NS * 3 // 20  # by then all have told what they let in before somebody was refused here, and the share may grow
 BURST_PART = 10  # who begins anew and lets in one in so many of its share is in a burst, and tells at once
@@ -147,9 +148,14 @@ class Bucket:
         return News(self.key, self.rate, self.untold, self.wanted_ns(now_ns, processes))
 
     def forget(self, now_ns: int, processes: int) -> None:
-        """The others could not be told for a while: of what was let in, tell only what is not paid off yet."""
+        """
+        The others could not be told for a while: of what was let in, tell only what is not paid off yet.
+
+        Nor could they tell, so nobody's share grows before they have.
+        """
         owed = max(self.tat_ns - now_ns, 0) // (self.rate.interval_ns * processes)
         self.untold = min(self.untold, owed + 1)
+        self.short_ns = None
 
     def is_idle(self, now_ns: int, *, shared: bool) -> bool:
         """
@@ -204,12 +210,14 @@ class Limiter:
 
     def _make_room(self) -> None:
         """Forget one who was not asked for since everybody was looked at last: nearly the one who was here the longest ago."""
-        while True:
-            key, bucket = self._buckets.popitem(last=False)
+        key, bucket = self._buckets.popitem(last=False)
+        for _ in range(SPARED_AT_ONCE):
             if not bucket.was_used:
-                return self._forget(bucket)
+                break
             bucket.was_used = False
             self._buckets[key] = bucket
+            key, bucket = self._buckets.popitem(last=False)
+        self._forget(bucket)
 
     def _forget(self, bucket: Bucket) -> None:
         """There is no room for it: what it has let in is told at once."""

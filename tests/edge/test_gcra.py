@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sentinel.edge.gcra import SECOND_NS, Rate
-from sentinel.edge.limits import SETTLE_NS, UNTOLD_PART, Bucket, Limiter, LimitKey, Told
+from sentinel.edge.limits import SETTLE_NS, SPARED_AT_ONCE, UNTOLD_PART, Bucket, Limiter, LimitKey, Told
 
 rates = st.builds(Rate, st.integers(1, 50), st.integers(1, 20))
 steps = st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(1, 4)), max_size=60)
@@ -137,8 +137,10 @@ def test_what_could_not_be_told_is_told_as_far_as_it_is_still_owed() -> None:
         if bucket.wait_ns(now, 2) == 0:
             bucket.take(now, 2)
     assert bucket.untold > 1_000
+    bucket.refuse(now - SECOND_NS)
     bucket.forget(now, 2)
     assert bucket.untold <= rate.count
+    assert not bucket.may_grow(now)  # of the others nothing is known yet
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,17 @@ class TestMemory:
             limiter.take([limiter.person("acme", str(number), rate, 0)], 0)
         assert len(limiter) == 100
         assert limiter.person("acme", "9999", rate, 0).wait_ns(0, 1) > 0
+
+    def test_there_is_room_soon(self) -> None:
+        """Where all are in use, whoever comes does not wait until each of them was looked at."""
+        limiter, rate = Limiter(buckets_max=3 * SPARED_AT_ONCE), Rate(1, 60)
+        names = [str(number) for number in range(3 * SPARED_AT_ONCE)]
+        for name in names * 2:
+            limiter.person("acme", name, rate, 0)
+        limiter.take([limiter.person("acme", "new", rate, 0)], 0)
+        assert len(limiter) == limiter.buckets_max
+        assert limiter.person("acme", "new", rate, 0).wait_ns(0, 1) > 0
+        assert sum(bucket.was_used for bucket in limiter._buckets.values()) == 2 * SPARED_AT_ONCE
 
     def test_tenants_sources_and_keys_are_as_many_as_the_directory_names(self) -> None:
         """Their limits stay while somebody may hold them, used or not; what is left to pay stays longer."""
