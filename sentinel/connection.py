@@ -38,8 +38,8 @@ class Connection:
     """The state of one connection: what is being parsed, what waits for its answer or its reader, and when patience ends."""
 
     __slots__ = (
-        "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_secure",
-        "_seen", "_socket", "_unread", "address", "closed", "deadline", "slow",
+        "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_reading",
+        "_secure", "_seen", "_socket", "_unread", "address", "closed", "deadline", "slow",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, accepted: socket.socket, address: str, from_proxy: bool) -> None:
@@ -56,7 +56,7 @@ class Connection:
         self._seen = ("idle", 0)
         self._held_bytes = 0
         self._out: memoryview | None = None  # what the socket did not take yet; nothing is read or begun before it is gone
-        self._busy = self._unread = self._hung_up = self._lingering = self._secure = False
+        self._busy = self._unread = self._hung_up = self._lingering = self._secure = self._reading = False
 
     @property
     def is_idle(self) -> bool:
@@ -129,15 +129,24 @@ class Connection:
     # Reading
 
     def _read(self) -> None:
-        while self._unread and not self._busy and self._out is None and not self.closed:
-            try:
-                data = self._socket.recv(READ_BYTES)
-            except BlockingIOError:
-                self._unread = False
-                return
-            except OSError:  # the other side is gone; there is nobody to tell
-                self.close()
-                return
+        """Read to the end, or to a whole request; one that is answered at once may come back here, and is in the loop already."""
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            while self._unread and not self._busy and self._out is None and not self.closed:
+                self._read_once()
+        finally:
+            self._reading = False
+
+    def _read_once(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            self._unread = False
+        except OSError:  # the other side is gone; there is nobody to tell
+            self.close()
+        else:
             if not data:
                 self.close()
             elif not self._lingering:
@@ -206,10 +215,10 @@ class Connection:
         """What follows from what was read: the next request's turn, a refusal, or more patience."""
         reader = self._reader
         while reader.requests and self._out is None and not (self._lingering or self.closed):
-            self._began, self.deadline = self._lane.now, NEVER
+            self._began, self.deadline, self._busy = self._lane.now, NEVER, True
             if self._is_taken(reader.requests[0][0]):
-                self._busy = True
-                return
+                return  # and may be answered already
+            self._busy = False
             self.answer(*reader.requests.popleft(), BUSY)
         if self._out is not None or self._lingering or self.closed:
             return

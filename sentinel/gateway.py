@@ -29,7 +29,7 @@ from sentinel.job_events import JobStreams
 from sentinel.job_lists import JobLists
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
-from sentinel.logs import begin_request, log
+from sentinel.logs import begin_request, log, resume_request
 from sentinel.monitor import Monitor
 from sentinel.openapi import openapi_json
 from sentinel.records import Store, is_served, open_bell, open_record
@@ -38,9 +38,10 @@ from sentinel.settings import Settings
 from sentinel.shared_limits import SharedLimits
 from sentinel.usage import UsageFollower
 from sentinel.watch import Watch
-from sentinel.webhooks import Webhooks
+from sentinel.webhooks import Taken, Webhooks
 
 WAITING_MAX = 500  # callers who wait for a job to end: a fourth of the lane's handlers, so that they keep no webhook out
+BUSY = problem(Unavailable("Too many requests at a time."))
 
 
 @attrs.define(eq=False)
@@ -60,33 +61,40 @@ class Gateway:
     async def handle(self, request: Request) -> Response:
         """The answer to `request`; never raises for anything that a request can cause."""
         if self.in_flight >= self.settings.requests_max and request.path != "/healthz":
-            return problem(Unavailable("Too many requests at a time."))
+            return BUSY
         self.in_flight += 1
         begin_request()
         began = time.perf_counter()
-        response = await self._answer(request)
+        try:
+            response = await self._route(request)
+        except Exception as error:  # noqa: BLE001  one request's fault must not reach the others
+            response = _answer_to(error, request)
+        finally:
+            self.in_flight -= 1
         self.monitor.answered(request.path, response.status, time.perf_counter() - began)
         return response
 
-    async def _answer(self, request: Request) -> Response:
-        try:
-            return await self._route(request)
-        except (Forged, Forbidden) as error:  # the API's: channels answer for themselves
-            log.info("request.refused", status=error.status, reason=error.detail, client=request.client)
-            return problem(error).with_headers(*([("www-authenticate", "Bearer")] if isinstance(error, Forged) else []))
-        except SentinelError as error:
-            return problem(error)
-        except Exception as error:  # noqa: BLE001  one request's fault must not reach the others; the operator gets everything
-            place = "/".join(request.path[:100].split("/")[:4])  # without the secret that may follow a source's name
-            log.exception("request.crashed", method=request.method, path=place, client=request.client, error=error)
-            return problem(SentinelError("Internal error."))
-        finally:
-            self.in_flight -= 1
+    def begin(self, request: Request, answer: Callable[[Response], None]) -> bool:
+        """
+        As `handle`, without a task: `answer` is called once, now or by the task that has kept the webhook, and must not wait.
+
+        False, and nothing is done, for what only `handle` can answer: what is no webhook, or has to wait for more than its commit.
+        """
+        named = _webhook(request.path)
+        if named is None or self.webhooks.has_to_wait(*named):
+            return False
+        if self.in_flight >= self.settings.requests_max:
+            answer(BUSY)
+            return True
+        self.in_flight += 1
+        _UnderWay(self, request, answer, begin_request(), time.perf_counter()).begin(*named)
+        resume_request(0)
+        return True
 
     async def _route(self, request: Request) -> Response:
+        if (named := _webhook(request.path)) is not None:
+            return await self.webhooks.receive(request, *named, self.clock())
         match request.names():
-            case ["webhooks", channel, source] | ["webhooks", channel, source, _] if source:
-                return await self.webhooks.receive(request, channel, source, self.clock())
             case ["v1", *path] if path:
                 return await self._api(request, path)
             case ["healthz"]:
@@ -139,6 +147,61 @@ class Gateway:
         return json_response(200 if ready else 503, {"ready": ready, "checks": checks}, *headers)
 
 
+@attrs.define(eq=False)
+class _UnderWay:
+    """A webhook that no task waits for."""
+
+    gateway: Gateway
+    request: Request
+    answer: Callable[[Response], None]
+    number: int
+    began: float
+
+    def begin(self, channel: str, source: str) -> None:
+        gateway = self.gateway
+        try:
+            response = gateway.webhooks.begin(self.request, channel, source, gateway.clock(), self.kept)
+        except Exception as error:  # noqa: BLE001  as in `handle`
+            response = _answer_to(error, self.request)
+        if response is not None:
+            self.end(response)
+
+    def kept(self, taken: Taken, outcome: list[bool] | Exception) -> None:
+        """The commit is over, or was given up."""
+        resume_request(self.number)
+        try:
+            response = self.gateway.webhooks.end(taken, outcome)
+        except Exception as error:  # noqa: BLE001  as in `handle`
+            response = _answer_to(error, self.request)
+        self.end(response)
+        resume_request(0)
+
+    def end(self, response: Response) -> None:
+        self.gateway.in_flight -= 1
+        self.gateway.monitor.answered(self.request.path, response.status, time.perf_counter() - self.began)
+        self.answer(response)
+
+
+def _webhook(path: str) -> tuple[str, str] | None:
+    """The channel and the source of a webhook, from its path; None if it is another path. What may follow is a secret."""
+    match path.split("/"):
+        case ["", "webhooks", channel, source] | ["", "webhooks", channel, source, _] if source and "\0" not in path:
+            return channel, source
+    return None
+
+
+def _answer_to(error: Exception, request: Request) -> Response:
+    """What is answered where there is an error instead of an answer; of a fault of ours, the operator gets everything."""
+    if isinstance(error, Forged | Forbidden):  # the API's: channels answer for themselves
+        log.info("request.refused", status=error.status, reason=error.detail, client=request.client)
+        return problem(error).with_headers(*([("www-authenticate", "Bearer")] if isinstance(error, Forged) else []))
+    if isinstance(error, SentinelError):
+        return problem(error)
+    place = "/".join(request.path[:100].split("/")[:4])  # without the secret that may follow a source's name
+    log.exception("request.crashed", method=request.method, path=place, client=request.client, error=error)
+    return problem(SentinelError("Internal error."))
+
+
 @asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A gateway whose background tasks run; if one of them dies, so does the block that uses it."""
@@ -183,7 +246,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 if task is not None:
                     nursery.start_soon(task.run)
             async with trio.open_nursery() as commits:
-                commits.start_soon(intake.run)
+                await commits.start(intake.run)
                 yield gateway
                 intake.close()
             with suppress(Unavailable):

@@ -28,21 +28,24 @@ Result = TypeVar("Result")
 class _Waiting(Generic[Item, Result]):
     item: Item
     since: float
-    task: trio.lowlevel.Task | None
+    told: Callable[[Result | Exception], None] | None
     result: Result | None = None
     error: Exception | None = None
     abandoned: bool = False
     written: bool = False
 
     def settle(self) -> None:
-        """Let the caller go on, if it still waits."""
-        if self.task is not None:
-            task, self.task = self.task, None
-            trio.lowlevel.reschedule(task)
+        """Tell the caller, if it still waits. What goes wrong with one is no matter of the others."""
+        if self.told is not None:
+            told, self.told = self.told, None
+            try:
+                told(cast(Result, self.result) if self.error is None else self.error)
+            except Exception as error:  # noqa: BLE001  as said
+                log.exception("commit.not_told", error=error)
 
     def give_up(self, _raise_cancel: object = None) -> trio.lowlevel.Abort:
         """The caller waits no longer."""
-        self.abandoned, self.task = True, None
+        self.abandoned, self.told = True, None
         return trio.lowlevel.Abort.SUCCEEDED
 
 
@@ -82,17 +85,27 @@ class GroupCommit(Generic[Item, Result]):
             Unavailable: the queue is full, or the item was not written within `seconds_max`; then too the outcome is unknown.
             Exception: whatever `flush` raised for this item.
         """
-        if self._closing:
-            raise Unavailable("Sentinel is stopping.")
-        if len(self._waiting) >= self.waiting_max:
-            raise Unavailable("Too many requests are waiting to be kept.")
-        waiting: _Waiting[Item, Result] = _Waiting(item, trio.current_time(), trio.lowlevel.current_task())
-        self._waiting.append(waiting)
-        self._wake.set()
+        task = trio.lowlevel.current_task()
+        waiting = self.enqueue(item, lambda _outcome: trio.lowlevel.reschedule(task))
         await trio.lowlevel.wait_task_rescheduled(waiting.give_up)
         if waiting.error is not None:
             raise waiting.error
         return waiting.result  # type: ignore[return-value]  # set whenever error is not
+
+    def enqueue(self, item: Item, told: Callable[[Result | Exception], None]) -> _Waiting[Item, Result]:
+        """
+        Write `item` for a caller without a task: `told` gets what `submit` returns or raises, once, and never before this returns.
+
+        It is called from the tasks of `run`, so it must not wait. Raises Unavailable for what is refused at once, as `submit` does.
+        """
+        if self._closing:
+            raise Unavailable("Sentinel is stopping.")
+        if len(self._waiting) >= self.waiting_max:
+            raise Unavailable("Too many requests are waiting to be kept.")
+        waiting: _Waiting[Item, Result] = _Waiting(item, trio.current_time(), told)
+        self._waiting.append(waiting)
+        self._wake.set()
+        return waiting
 
     async def run(self) -> None:
         """Write batches until `close` was called and all that was waiting is written. Runs in the owner's nursery."""
@@ -122,7 +135,7 @@ class GroupCommit(Generic[Item, Result]):
             await trio.sleep(seconds_max / EXPIRY_LOOKS)
             before = trio.current_time() - seconds_max
             for waiting in [*self._writing, *self._waiting]:
-                if waiting.since <= before and waiting.task is not None:
+                if waiting.since <= before and waiting.told is not None:
                     waiting.error = Unavailable("The record did not answer in time.")
                     waiting.abandoned = True
                     waiting.settle()
@@ -195,12 +208,17 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _settle(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Let the callers go, and report those who had gone before."""
-        for place, waiting in enumerate(batch, start=1):
-            waiting.settle()
-            if waiting.abandoned and waiting.written and self.abandoned:
-                self._late.append((waiting.item, cast(Result, waiting.result)))
-            if place % SETTLE_AT_A_TIME == 0:
-                await trio.lowlevel.checkpoint()
+        try:
+            for place, waiting in enumerate(batch, start=1):
+                waiting.settle()
+                if waiting.abandoned and waiting.written and self.abandoned:
+                    self._late.append((waiting.item, cast(Result, waiting.result)))
+                if place % SETTLE_AT_A_TIME == 0:
+                    await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            for waiting in batch:
+                waiting.settle()
+            raise
         if self._late:
             async with self._turn:
                 await self._report_late()

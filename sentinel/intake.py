@@ -6,7 +6,9 @@ Must not answer "kept" for anything that is not committed, nor keep a caller lon
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -20,6 +22,7 @@ from sentinel.records.spool import Spool
 from sentinel.spooling import Spooling
 
 Jobs = tuple[NewJob, ...]
+Told = Callable[[list[bool] | Exception], None]  # gets which of the jobs are new, or why they are not kept
 # Shares of the budget: the record has to say yes or no; then the spool has; the rest is for answering in time.
 RECORD_SHARE = 0.55
 SPOOL_SHARE = 0.3
@@ -48,6 +51,7 @@ class Intake:
     trouble: str = attrs.field(init=False, default="")
     trouble_at: float = attrs.field(init=False, default=0.0)
     _commits: GroupCommit[Jobs, list[bool]] = attrs.field(init=False)
+    _nursery: trio.Nursery | None = attrs.field(init=False, default=None)
     _spooled: dict[str, None] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -83,6 +87,43 @@ class Intake:
                 raise
             return await self._fall_back(spooling, given, error)
 
+    def keep(self, jobs: Sequence[NewJob], told: Told) -> None:
+        """
+        As `accept`, for a caller without a task: `told` gets what that returns or raises, once. It must not wait.
+
+        While the record takes jobs, nobody waits for each; what the spool is to keep has a task among those of `run`.
+        """
+        given = tuple(jobs)
+        if self.spooling is not None and self.spooling.active:
+            self._start(told, self.accept, given)
+            return
+        try:
+            self._commits.enqueue(given, partial(self._committed, given, told))
+        except Unavailable as error:
+            self._committed(given, told, error)
+
+    def _committed(self, jobs: Jobs, told: Told, outcome: list[bool] | Exception) -> None:
+        """Tell what came of the commit, unless the spool is there for those that the record did not take."""
+        if isinstance(outcome, Unavailable) and self.spooling is not None and not self._commits.closed:
+            self._start(told, self._fall_back, self.spooling, jobs, outcome)
+        else:
+            told(outcome)
+
+    def _start(self, told: Told, way: Callable[..., Awaitable[list[bool]]], *arguments: Any) -> None:
+        if self._nursery is None:
+            told(Unavailable("Sentinel is stopping."))
+        else:
+            self._nursery.start_soon(self._tell, told, way, *arguments)
+
+    async def _tell(self, told: Told, way: Callable[..., Awaitable[list[bool]]], *arguments: Any) -> None:
+        outcome: list[bool] | Exception = Unavailable("Sentinel is stopping.")  # if it is cancelled
+        try:
+            outcome = await way(*arguments)
+        except Exception as error:  # noqa: BLE001  it belongs to whoever is told
+            outcome = error
+        finally:
+            told(outcome)
+
     async def _fall_back(self, spooling: Spooling, jobs: Jobs, error: Unavailable) -> list[bool]:
         """Keep the jobs in the spool, and send those after them who still wait for the record."""
         self._spooled |= {job.id: None for job in jobs if not job.external_id}
@@ -107,12 +148,16 @@ class Intake:
         """How many callers wait for their commit to begin."""
         return self._commits.waiting
 
-    async def run(self) -> None:
-        """Commit until closed. Belongs in the gateway's nursery."""
-        async with trio.open_nursery() as nursery:
-            if self.spooling is not None:
-                nursery.start_soon(self.spooling.run)
-            await self._commits.run()
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit until closed; `keep` may be called once it has started. Belongs in the gateway's nursery."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                if self.spooling is not None:
+                    self._nursery.start_soon(self.spooling.run)
+                await self._commits.run()
+        finally:
+            self._nursery = None
 
     def close(self) -> None:
         """Take nothing more; `run` returns when the rest is committed."""

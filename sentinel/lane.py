@@ -1,7 +1,7 @@
 """The fast lane: connections of short HTTP/1.1 requests, from the socket to `Gateway.handle`, on trio, with a bound on everything.
 
 It offers no HTTP/2 or upgrade: a connection that begins with the HTTP/2 preface goes to Hypercorn with the bytes already read.
-One task looks after all sockets with an epoll of its own; a request has a task of a pool only while it is handled.
+One task looks after all sockets with an epoll of its own. Only a request that has to be waited for has a task meanwhile, of a pool.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ssl
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import attrs
 import trio
@@ -30,11 +31,13 @@ EVENTS_AT_A_TIME = 1_024
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
 SLOW_AT_A_TIME, LATE_AT_A_TIME = 32, 32  # of those who dawdle, before anybody else is looked after again
 PIPELINED_AT_A_TIME = 8  # the same for requests that came with another one of their connection
-HANDLED_MAX = 2_000  # requests in their handlers at a time; the others wait for their turn
+HANDLED_MAX = 2_000  # requests that are being handled at a time; the others wait for their turn
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+Answer = Callable[[Response], None]
 Handle = Callable[[Request], Awaitable[Response]]
+Begin = Callable[[Request, Answer], bool]
 HandOver = Callable[[trio.SocketStream | TlsStream, bytes, str], Awaitable[None]]
 
 
@@ -43,14 +46,16 @@ class Lane:
     """
     Serves connections until closed. `handle` answers a request; `hand_over` serves what is not for the lane.
 
-    The latter gets the stream, what was read from it already, and the client's address ("" if it has none). Unless `alone`,
-    other processes accept from the same socket. With `tls`, which is asked for each connection, only TLS is spoken.
+    The latter gets the stream, what was read from it already, and the client's address ("" if it has none). `begin`, if given, is
+    asked before `handle`: it answers by a call, now or later, or says False. Unless `alone`, other processes accept from the same
+    socket. With `tls`, which is asked for each connection, only TLS is spoken.
     """
 
     handle: Handle
     hand_over: HandOver
     limits: Limits
     alone: bool = True
+    begin: Begin = lambda _request, _answer: False
     tls: Callable[[], ssl.SSLContext] | None = None
     closing: bool = attrs.field(default=False, init=False)
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
@@ -65,10 +70,12 @@ class Lane:
     _epoll: select.epoll = attrs.field(factory=select.epoll, init=False)
     _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # what it has not been told yet
     _turns: deque[Connection] = attrs.field(factory=deque, init=False)
+    _taking_turns: bool = attrs.field(default=False, init=False)
+    _left: deque[tuple[Connection, Request, Answer]] = attrs.field(factory=deque, init=False)  # for the tasks of the pool
     _pipelined: deque[Connection] = attrs.field(factory=deque, init=False)  # has had a turn, and wants more
-    _pipelining: int = attrs.field(default=0, init=False)
+    _some_pipelined: trio.Event = attrs.field(factory=trio.Event, init=False)
     _busy: int = attrs.field(default=0, init=False)  # connections with a request that is begun and not answered
-    _handlers: int = attrs.field(default=0, init=False)
+    _handled: int = attrs.field(default=0, init=False)  # requests that are being handled
     _resting: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _exhausted: Outage = attrs.field(factory=lambda: Outage("lane.exhausted"), init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
@@ -83,6 +90,7 @@ class Lane:
                 async with trio.open_nursery() as looking:
                     looking.start_soon(self._poll)
                     looking.start_soon(self._end_the_late)
+                    looking.start_soon(self._begin_pipelined)
                     self._listen()
                     await self._empty.wait()
                     looking.cancel_scope.cancel()
@@ -91,6 +99,8 @@ class Lane:
         finally:
             for connection in list(self._served.values()):
                 connection.close()
+            self._turns.clear()  # commits that are under way still answer, and nothing is to begin upon it
+            self._pipelined.clear()
             self._epoll.close()
 
     def close(self) -> None:
@@ -151,8 +161,7 @@ class Lane:
         try:
             tell(*what)
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", client=connection.address, error=error)
-            connection.close()
+            self._crash(connection, error)
 
     def watch_writable(self, connection: socket.socket | TlsSocket) -> None:
         """Say when this socket takes more."""
@@ -239,75 +248,119 @@ class Lane:
 
     def take_turn(self, connection: Connection, request: Request) -> bool:
         """Have the connection's requests answered, now or when others are done; False if too many wait already."""
-        urgent = request.path == "/healthz"
-        if self._busy >= self.limits.requests and not urgent:
+        if request.path == "/healthz":
+            self._busy += 1
+            self._begin(connection)
+            return True
+        if self._busy >= self.limits.requests:
             return False
         self._busy += 1
         self._turns.append(connection)
-        self._have_handled(urgent)
+        self._take_turns()
         return True
 
-    def _have_handled(self, urgent: bool = False) -> None:
+    def _take_turns(self) -> None:
+        """Begin with those who wait, in order, as far as there is room. Whoever is answered at once makes room for the next."""
+        if self._taking_turns:
+            return
+        self._taking_turns = True
+        try:
+            while self._turns and self._handled < HANDLED_MAX:
+                self._begin(self._turns.popleft())
+        finally:
+            self._taking_turns = False
+
+    def _begin(self, connection: Connection) -> None:
+        """Handle the next request of the connection: what is not answered by itself gets a task of the pool."""
+        self._handled += 1
+        taken = connection.next_request()
+        if taken is None:
+            self._end(connection)
+            return
+        request, keep = taken
+        answer = partial(self._answer, connection, request, keep)
+        if not connection.in_time:
+            answer(BUSY)
+            return
+        asked = attrs.evolve(request, method="GET") if request.method == "HEAD" else request
+        try:
+            if not self.begin(asked, answer):
+                self._leave_to_pool(connection, asked, answer)
+        except Exception as error:  # noqa: BLE001  as in `_crash`
+            self._crash(connection, error)
+            self._end(connection)
+
+    def _answer(self, connection: Connection, request: Request, keep: bool, response: Response) -> None:
+        try:
+            connection.answer(request, keep, response)
+        except Exception as error:  # noqa: BLE001  as in `_crash`
+            self._crash(connection, error)
+        self._end(connection)
+
+    def _end(self, connection: Connection) -> None:
+        """The request is handled, or its connection closed; what more that wants waits behind the requests of others."""
+        self._handled -= 1
+        if connection.has_more:
+            self._pipelined.append(connection)
+        else:
+            try:
+                connection.done()
+            except Exception as error:  # noqa: BLE001  as in `_crash`
+                self._crash(connection, error)
+            self._busy -= 1
+        self._take_turns()
+        if self._pipelined:
+            self._some_pipelined.set()
+
+    def _crash(self, connection: Connection, error: Exception) -> None:
+        """End this connection: a fault in one must not end the others."""
+        log.exception("connection.crashed", client=connection.address, error=error)
+        connection.close()
+
+    async def _begin_pipelined(self) -> None:
+        """Begin with what came behind another request of its connection, a few at a time: in between, others get their turn."""
+        while True:
+            await self._some_pipelined.wait()
+            await trio.lowlevel.checkpoint()
+            for _ in range(min(len(self._pipelined), PIPELINED_AT_A_TIME)):
+                if self._handled < HANDLED_MAX:
+                    self._begin(self._pipelined.popleft())
+            if not self._pipelined or self._handled >= HANDLED_MAX:
+                self._some_pipelined = trio.Event()
+
+    # The pool
+
+    def _leave_to_pool(self, connection: Connection, request: Request, answer: Answer) -> None:
+        self._left.append((connection, request, answer))
         if self._resting:
             trio.lowlevel.reschedule(self._resting.pop())
-        elif self._handlers < HANDLED_MAX or urgent:
-            self._handlers += 1
-            self._nursery.start_soon(self._handle_turns)
+        else:
+            self._nursery.start_soon(self._handle_left)
 
-    async def _handle_turns(self) -> None:
-        """One handler of the pool: answers connection after connection, and rests while there is none."""
+    async def _handle_left(self) -> None:
+        """One task of the pool: answers request after request, and rests while there is none."""
         task = trio.lowlevel.current_task()
 
         def aborted(_raise_cancel: object) -> trio.lowlevel.Abort:
             self._resting.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        try:
-            while True:
-                while self._turns:
-                    await self._answer(self._turns.popleft())
-                if self._pipelined and self._pipelining < PIPELINED_AT_A_TIME:
-                    await self._answer_pipelined()
-                    continue
-                if self._empty.is_set():
-                    return
-                self._resting.append(task)
-                await trio.lowlevel.wait_task_rescheduled(aborted)
-        finally:
-            self._handlers -= 1
+        while True:
+            while self._left:
+                await self._handle(*self._left.popleft())
+            if self._empty.is_set():
+                return
+            self._resting.append(task)
+            await trio.lowlevel.wait_task_rescheduled(aborted)
 
-    async def _answer_pipelined(self) -> None:
-        """Answer one more request of a connection that sent several at once; first, others get their turn."""
-        self._pipelining += 1
+    async def _handle(self, connection: Connection, request: Request, answer: Answer) -> None:
         try:
-            await trio.lowlevel.checkpoint()
-        finally:
-            self._pipelining -= 1
-        if self._pipelined:
-            connection = self._pipelined.popleft()
-            if self._pipelined:
-                self._have_handled()  # this one may take long
-            await self._answer(connection)
-
-    async def _answer(self, connection: Connection) -> None:
-        """Answer the next request of the connection; what more it wants waits behind the requests of others."""
-        going_on = False
-        try:
-            if (taken := connection.next_request()) is not None:
-                request, keep = taken
-                asked = attrs.evolve(request, method="GET") if request.method == "HEAD" else request
-                response = await self.handle(asked) if connection.in_time else BUSY
-                connection.answer(request, keep, response)
-            going_on = connection.has_more
-            if going_on:
-                self._pipelined.append(connection)
-            else:
-                connection.done()
-        except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            log.exception("connection.crashed", client=connection.address, error=error)
-            connection.close()
-        finally:
-            self._busy -= not going_on
+            response = await self.handle(request)
+        except Exception as error:  # noqa: BLE001  as in `_crash`
+            self._crash(connection, error)
+            self._end(connection)
+        else:
+            answer(response)
 
     def hand_over_soon(self, connection: Connection, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         """Have the other server go on with this connection."""

@@ -75,9 +75,16 @@ class _Handler(logging.Handler):
             sys.stderr.write(line)
 
 
-def begin_request() -> None:
-    """From now on every line of this task, and of those it starts, carries the id of a new request."""
-    _request.set(next(_requests))
+def begin_request() -> int:
+    """From now on every line of this task, and of those it starts, carries the id of a new request. Gives its number."""
+    number = next(_requests)
+    _request.set(number)
+    return number
+
+
+def resume_request(number: int) -> None:
+    """From now on every line of this task carries the id of that request; of none if the number is 0."""
+    _request.set(number)
 
 
 def begin_job(job_id: str) -> None:

@@ -58,7 +58,7 @@ async def serve(
         ):
             behind = HandOver(Application(gateway), config)
             alone = not (shared and is_inherited(settings.bind))
-            lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=alone)
+            lane = Lane(gateway.handle, behind.serve, _limits(settings), alone=alone, begin=gateway.begin)
             _watch(lane, gateway)
             if certificate is not None:
                 _begin_tls(lane, certificate)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -14,7 +15,7 @@ from sentinel.channels import Channel, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.billing import KIND as BILLING
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
-from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, UnsupportedMedia
+from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, Unavailable, UnsupportedMedia
 from sentinel.http import Request, Response
 from sentinel.intake import Intake
 from sentinel.logs import log
@@ -36,6 +37,17 @@ class Genuine:
     now: float
 
 
+@made_often
+class Taken:
+    """A genuine webhook of which something is to be kept: what that is, and the answer once it is."""
+
+    genuine: Genuine
+    admitted: Admitted
+    jobs: list[NewJob]
+    notices: list[NewJob]
+    answer: Response
+
+
 @attrs.frozen(eq=False)
 class Webhooks:
     """The routes /webhooks/{channel}/{source}, with a secret behind the source where the channel takes one."""
@@ -49,43 +61,101 @@ class Webhooks:
 
     async def receive(self, request: Request, channel_name: str, source_name: str, now: float) -> Response:
         """The platform's acknowledgment once every item is kept, or the refusal in the platform's own shape."""
+        taken = self.take(request, channel_name, source_name, now)
+        if isinstance(taken, Response):
+            return taken
+        if isinstance(taken, Genuine):
+            return await self._bill(taken)
+        outcome: list[bool] | Exception = Unavailable("Nobody waits for the answer any more.")  # if this is cancelled
+        try:
+            outcome = await self.intake.accept([*taken.jobs, *taken.notices])
+        except Exception as error:  # noqa: BLE001  `end` raises what it is not the answer to
+            outcome = error
+        finally:
+            answer = self.end(taken, outcome)
+        return answer
+
+    def begin(
+        self,
+        request: Request,
+        channel_name: str,
+        source_name: str,
+        now: float,
+        told: Callable[[Taken, list[bool] | Exception], None],
+    ) -> Response | None:
+        """
+        As `receive`, for a caller without a task: the answer, if it is known at once; or `told` gets what `end` makes it of, once.
+
+        Not for a source that `has_to_wait`.
+        """
+        taken = self.take(request, channel_name, source_name, now)
+        if isinstance(taken, Response):
+            return taken
+        assert isinstance(taken, Taken)
+        self.intake.keep([*taken.jobs, *taken.notices], partial(told, taken))
+        return None
+
+    def has_to_wait(self, channel_name: str, source_name: str) -> bool:
+        """Whether webhooks of that source are answered by what `receive` waits for, and not by a commit: those of a biller."""
+        source = self.directory.current.sources.get((channel_name, source_name))
+        return source is not None and source.setting("kind") == BILLING
+
+    def take(self, request: Request, channel_name: str, source_name: str, now: float) -> Response | Taken | Genuine:
+        """What is to be kept of a webhook, or its answer where nothing is; Genuine if it is a biller's."""
         channel = find_channel(channel_name)
         try:
             if request.path.count("/") > 3 and not channel.path_token:
                 raise NotFound("There is nothing at this path.")
-            source = self.directory.source(channel_name, source_name)
-            return await self._take(channel, source, request, now)
+            return self._take(channel, self.directory.source(channel_name, source_name), request, now)
         except SentinelError as error:
-            told = {"status": error.status, "reason": error.detail, "client": request.client}
-            log.info("webhook.refused", channel=channel_name, source=source_name, **told)
-            return channel.refuse(error)
+            return _refuse(channel, source_name, request, error)
 
-    async def _take(self, channel: Channel, source: Source, request: Request, now: float) -> Response:
+    def _take(self, channel: Channel, source: Source, request: Request, now: float) -> Response | Taken | Genuine:
         if request.method == "GET":
             return channel.handshake(request, source)
         if request.method != "POST":
             raise MethodNotAllowed(("GET", "POST"))
         check_media(request, channel.content_types)
-        proof = channel.verify(request, source, now)
+        genuine = Genuine(channel, source, request, channel.verify(request, source, now), now)
         if source.setting("kind") == BILLING:
-            return await self.billing.receive(request, source, now)
+            return genuine
         received = channel.parse(request, source)
         answer = received.answer or channel.acknowledge(source)
         if received.ignored:
             log.info("webhook.ignored", channel=source.channel, source=source.name, items=received.ignored)
         if not received.events:
             return answer
-        genuine = Genuine(channel, source, request, proof, now)
         senders = [event.sender for event in received.events]
         admitted = self.admission.admit(
-            Arrival(channel.caller, proof, source.tenant, f"{source.channel}/{source.name}", senders), now
+            Arrival(channel.caller, genuine.proof, source.tenant, f"{source.channel}/{source.name}", senders), now
         )
         jobs, notices = self._sort(genuine, received.events, admitted)
-        created = await self._keep(admitted, jobs, notices)
+        return Taken(genuine, admitted, jobs, notices, answer) if jobs or notices else answer
+
+    def end(self, taken: Taken, outcome: list[bool] | Exception) -> Response:
+        """
+        The answer when it is known which of the jobs and notices are new, or why they are not kept; the admission learns it too.
+
+        To be called once for each webhook that was taken. Raises what is no fault of the webhook's.
+        """
+        jobs = taken.jobs
+        created = outcome[: len(jobs)] if isinstance(outcome, list) else []
+        self.admission.settle(taken.admitted, created)
+        if isinstance(outcome, Exception):
+            self.notices.undo(taken.notices)
+            if isinstance(outcome, SentinelError):
+                return _refuse(taken.genuine.channel, taken.genuine.source.name, taken.genuine.request, outcome)
+            raise outcome
         for job in jobs:
             if found := job.options.get("screening"):
                 log.info("job.screened", job=job.id, state=job.state, **found)
-        return _with_ids(answer, jobs, created) if jobs else answer
+        return _with_ids(taken.answer, jobs, created) if jobs else taken.answer
+
+    async def _bill(self, genuine: Genuine) -> Response:
+        try:
+            return await self.billing.receive(genuine.request, genuine.source, genuine.now)
+        except SentinelError as error:
+            return _refuse(genuine.channel, genuine.source.name, genuine.request, error)
 
     def _sort(self, genuine: Genuine, events: Sequence[Event], admitted: Admitted) -> tuple[list[NewJob], list[NewJob]]:
         """The jobs of those who were let in, and the notices to those who were not."""
@@ -99,18 +169,6 @@ class Webhooks:
             "webhook.told", channel=source.channel, source=source.name, items=len(refused), checks=sorted({c for _, c in refused})
         )
         return jobs, self.notices.due(genuine.channel, source, refused, genuine.proof, genuine.now)
-
-    async def _keep(self, admitted: Admitted, jobs: list[NewJob], notices: Sequence[NewJob]) -> list[bool]:
-        """Which of the jobs are new; the admission learns it too, whatever happens."""
-        created: list[bool] = []
-        try:
-            if jobs or notices:
-                created = await self.intake.accept([*jobs, *notices])
-        finally:
-            self.admission.settle(admitted, created[: len(jobs)])
-            if not created:
-                self.notices.undo(notices)
-        return created[: len(jobs)]
 
     def _new_job(self, event: Event, genuine: Genuine, passage: Passage, metering: Metering) -> NewJob:
         """The job of an event. What is suspicious, too long or not understood is kept like all others, and waits for a person."""
@@ -141,6 +199,12 @@ class Webhooks:
             run_at=run_at if run_at > now else None,
             metering=Metering.NONE if event.problem or state is State.CANCELLED else metering,
         )
+
+
+def _refuse(channel: Channel, source_name: str, request: Request, error: SentinelError) -> Response:
+    told = {"status": error.status, "reason": error.detail, "client": request.client}
+    log.info("webhook.refused", channel=channel.name, source=source_name, **told)
+    return channel.refuse(error)
 
 
 def screening_option(found: Screening) -> dict[str, Any]:

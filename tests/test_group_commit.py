@@ -305,3 +305,93 @@ async def test_nobody_waits_for_writers_that_are_gone() -> None:
     assert refused >= 1
     with pytest.raises(Unavailable):
         await commits.submit(1)
+
+
+class TestTold:
+    """`enqueue`: callers without a task."""
+
+    async def test_each_is_told_its_own(self, ledger):
+        """Whoever has no task to wait in is told its own result, once, and after `enqueue` has returned."""
+        told: list[tuple[int, str | Exception]] = []
+        async with opened(ledger) as commits:
+            for item in range(100):
+                commits.enqueue(item, lambda outcome, item=item: told.append((item, outcome)))
+            assert told == []
+        assert told == [(item, f"result {item}") for item in range(100)]
+
+    async def test_one_that_fails_harms_nobody(self, ledger, caplog):
+        """When one of them fails at what it is told, the others are told all the same, and the writer lives on."""
+        told: list[str | Exception] = []
+
+        def fail(_outcome: object) -> None:
+            raise ZeroDivisionError
+
+        async with opened(ledger) as commits:
+            for item in range(10):
+                commits.enqueue(item, fail if item % 2 else told.append)
+            assert await commits.submit(10) == "result 10"
+        assert told == [f"result {item}" for item in range(0, 10, 2)]
+
+    async def test_an_error_is_told(self, ledger):
+        """What `submit` would raise is told: of the store, of one item, and of those who are turned away."""
+        told: dict[int, str | Exception] = {}
+        ledger.error = lambda items: ValueError("bad item") if 3 in items else None
+        ledger.gate.clear()
+        async with opened(ledger) as commits:
+            for item in (1, 3):
+                commits.enqueue(item, lambda outcome, item=item: told.update({item: outcome}))
+            await ledger.wait_until_writing()
+            commits.enqueue(5, lambda outcome: told.update({5: outcome}))
+            commits.turn_away(Unavailable("elsewhere"))
+            assert str(told.pop(5)) == str(Unavailable("elsewhere"))
+            ledger.gate.set()
+        assert told[1] == "result 1"
+        assert isinstance(told[3], ValueError)
+
+    async def test_who_is_given_up_is_told_once_and_reported(self, ledger):
+        """What is not written in time is told as Unavailable; when it is written after all, that is reported and told to nobody."""
+        told: list[str | Exception] = []
+        ledger.gate.clear()
+        async with opened(ledger, seconds_max=0.05) as commits:
+            commits.enqueue(1, told.append)
+            with trio.fail_after(5):
+                while not told:
+                    await trio.sleep(0.005)
+            assert isinstance(told[0], Unavailable)
+            ledger.gate.set()
+        assert len(told) == 1
+        assert ledger.late == [(1, "result 1")]
+
+    async def test_refused_at_once(self, ledger):
+        """A queue that is full, or that is closing, refuses and tells nothing."""
+        told: list[object] = []
+        ledger.gate.clear()
+        async with opened(ledger, waiting_max=1) as commits:
+            commits.enqueue(1, told.append)
+            await ledger.wait_until_writing()
+            commits.enqueue(2, told.append)
+            with pytest.raises(Unavailable, match="Too many"):
+                commits.enqueue(3, told.append)
+            commits.close()
+            with pytest.raises(Unavailable, match="stopping"):
+                commits.enqueue(4, told.append)
+            ledger.gate.set()
+        assert told == ["result 1", "result 2"]
+
+    async def test_all_are_told_when_the_writers_are_cancelled(self, ledger, monkeypatch):
+        """When the writers are cancelled, those whose batch was written and those whose was not are told, each once."""
+        told: list[tuple[int, str | Exception]] = []
+        monkeypatch.setattr("sentinel.group_commit.SETTLE_AT_A_TIME", 2)
+        commits = GroupCommit(ledger.flush, trio.CapacityLimiter(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commits.run)
+
+            def note(item: int, outcome: str | Exception) -> None:
+                told.append((item, outcome))
+                if len(told) == 2:
+                    nursery.cancel_scope.cancel()
+
+            for item in range(8):
+                commits.enqueue(item, lambda outcome, item=item: note(item, outcome))
+            await trio.sleep_forever()
+        assert told == [(item, f"result {item}") for item in range(8)]

@@ -54,7 +54,7 @@ async def opened(path: Path, *, hanging: bool = False, waiting_max: int = 1000) 
         intake = Intake(Store(hangs if hanging else record), BUDGET, waiting_max)  # type: ignore[arg-type]
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(intake.run)
+                await nursery.start(intake.run)
                 try:
                     yield intake, record, hangs
                 finally:
@@ -217,3 +217,41 @@ async def test_a_withdrawal_that_meets_a_lock(path):
         assert await intake.accept([next_one]) == [True]
     assert hangs.withdrawals == [[keyless.id]] * 2
     assert kept(path) == {next_one.id}
+
+
+async def test_without_a_task_kept_means_committed(path):
+    """`keep` tells what `accept` returns, once the jobs are committed."""
+    job, known = new_job(), new_job()
+    told = []
+    async with opened(path) as (intake, _, _):
+        await intake.accept([known])
+        intake.keep([job, known], lambda outcome: told.append((outcome, kept(path))))
+        assert told == []
+    assert told == [([True, False], {job.id, known.id})]
+
+
+async def test_without_a_task_a_disk_that_hangs(path):
+    """`keep` tells within the budget that the disk does not answer; what was kept too late without a key is withdrawn."""
+    keyed, keyless = new_job(), new_job(external_id="")
+    told = []
+    async with opened(path, hanging=True) as (intake, _, hangs):
+        began = time.monotonic()
+        intake.keep([keyed, keyless], lambda outcome: told.append((outcome, time.monotonic() - began)))
+        await trio.sleep(BUDGET)
+        ((outcome, seconds),) = told
+        assert isinstance(outcome, Unavailable)
+        assert seconds <= BUDGET
+        hangs.answers.set()
+    assert len(told) == 1
+    assert kept(path) == {keyed.id}
+
+
+async def test_without_a_task_when_it_is_stopping(path):
+    """After closing, `keep` tells that Sentinel is stopping."""
+    told = []
+    async with opened(path) as (intake, _, _):
+        intake.close()
+        intake.keep([new_job()], told.append)
+    intake.keep([new_job()], told.append)
+    assert [str(error) for error in told] == [str(Unavailable("Sentinel is stopping."))] * 2
+    assert kept(path) == set()

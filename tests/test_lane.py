@@ -19,7 +19,7 @@ from sentinel.connection import Connection
 from sentinel.errors import SentinelError
 from sentinel.http import Request, Response
 from sentinel.http1 import Limits, Reader
-from sentinel.lane import SLOW_AT_A_TIME, Handle, Lane
+from sentinel.lane import SLOW_AT_A_TIME, Answer, Begin, Handle, Lane
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -105,7 +105,9 @@ def test_mutated_requests_never_crash_the_reader() -> None:
 
 
 @asynccontextmanager
-async def open_lane(limits: Limits = LIMITS, handle: Handle | None = None) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
+async def open_lane(
+    limits: Limits = LIMITS, handle: Handle | None = None, begin: Begin = lambda _request, _answer: False
+) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
     """A lane on a free port; unless told otherwise, its handler answers with the request's body."""
 
     async def echo(request: Request) -> Response:
@@ -117,7 +119,7 @@ async def open_lane(limits: Limits = LIMITS, handle: Handle | None = None) -> As
         await stream.send_all(b"handed over: " + data)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    lane = Lane(handle or echo, hand_over, limits)
+    lane = Lane(handle or echo, hand_over, limits, begin=begin)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lane.run, [listener])
         yield lane, listener.getsockname()
@@ -497,3 +499,144 @@ async def test_who_dawdles_comes_behind_who_does_not(monkeypatch: pytest.MonkeyP
             while told.count(True) < 500:
                 await trio.lowlevel.checkpoint()
         assert lane.connections == 501
+
+
+class Later:
+    """A `begin` that takes what is under /later and answers when it is told to; /now it answers at once, /bad it fails."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[Request, Answer]] = []
+
+    def __call__(self, request: Request, answer: Answer) -> bool:
+        if request.path == "/bad":
+            raise ZeroDivisionError
+        if request.path == "/now":
+            answer(Response(200, b"now " + request.body))
+        elif request.path == "/later":
+            self.answers.append((request, answer))
+        return request.path in ("/now", "/later")
+
+    async def begun(self, count: int) -> None:
+        """Wait until so many wait for their answer."""
+        with trio.fail_after(5):
+            while len(self.answers) < count:
+                await trio.sleep(0.005)
+
+    def answer(self, count: int = 1) -> None:
+        """Answer the first of them with their bodies."""
+        now, self.answers = self.answers[:count], self.answers[count:]
+        for request, answer in now:
+            answer(Response(200, b"later " + request.body))
+
+
+def post(path: str, body: bytes = b"", *more: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *more, "", "")
+    return "\r\n".join(lines).encode() + body
+
+
+async def test_answers_without_a_task() -> None:
+    """What is begun is answered now or when it is told to be, in the order of its connection, and the rest by `handle`."""
+    later = Later()
+    async with open_lane(begin=later) as (lane, address), await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(post("/now", b"1") + post("/later", b"2") + post("/x", b"3") + post("/later", b"4"))
+        await later.begun(1)
+        assert (await stream.receive_some()).endswith(b"now 1")
+        later.answer()
+        await later.begun(1)
+        got = await stream.receive_some()
+        assert got.index(b"later 2") < got.index(b"POST /x 3")
+        later.answer()
+        assert (await stream.receive_some()).endswith(b"later 4")
+        await stream.send_all(post("/later", b"5", "Connection: close"))
+        await later.begun(1)
+        later.answer()
+        assert (await stream.receive_some()).endswith(b"later 5")
+        assert await stream.receive_some() == b""
+        assert (lane._busy, lane._handled) == (0, 0)
+
+
+async def test_a_connection_that_ends_before_its_answer() -> None:
+    """A client that leaves while its request is under way harms nobody, and its place is free when the answer comes."""
+    later = Later()
+    async with open_lane(begin=later) as (lane, address):
+        gone = [await trio.open_tcp_stream(*address) for _ in range(3)]
+        for stream in gone:
+            await stream.send_all(post("/later") * 2)
+        await later.begun(3)
+        for stream in gone:
+            stream.socket._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+            await stream.aclose()
+        await trio.sleep(0.05)
+        later.answer(3)
+        await trio.sleep(0.05)
+        later.answer(3)  # a reset is only seen when it is read or written
+        await trio.sleep(0.05)
+        assert (lane._busy, lane._handled, lane.connections, later.answers) == (0, 0, 0, [])
+        assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
+
+
+async def test_a_begin_that_fails_ends_one_connection() -> None:
+    """When `begin` fails, or an answer cannot be sent, that connection ends alone, and its place is free."""
+    later = Later()
+    async with open_lane(begin=later) as (lane, address):
+        assert await exchange(address, post("/bad")) == b""
+        stream = await trio.open_tcp_stream(*address)
+        await stream.send_all(post("/later"))
+        await later.begun(1)
+        later.answers.pop()[1](Response(200, b"", (("bad", "line\r\nbreak"),)))
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
+        await trio.sleep(0.05)
+        assert (lane._busy, lane._handled, lane.connections) == (0, 0, 0)
+
+
+async def test_turns_without_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for its answer has one of the places; the others have their turn when it is answered, but /healthz at once."""
+    monkeypatch.setattr("sentinel.lane.HANDLED_MAX", 2)
+    later = Later()
+    answers: list[bytes] = []
+    async with open_lane(begin=later) as (_, address):
+
+        async def ask(request: bytes) -> None:
+            answers.append(await exchange(address, request))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                nursery.start_soon(ask, post("/later", b"%d" % number, "Connection: close"))
+            await trio.sleep(0.05)
+            assert len(later.answers) == 2
+            assert b"200 OK" in await exchange(address, post("/healthz", b"", "Connection: close"))
+            for _ in range(3):
+                await later.begun(2)
+                assert len(later.answers) == 2
+                later.answer(2)
+        assert sum(b"200 OK" in answer for answer in answers) == 6
+
+
+async def test_many_that_are_answered_at_once() -> None:
+    """Thousands of requests that came together and are answered at once use up no stack, and let others have their turn."""
+    async with open_lane(begin=Later()) as (_, address), trio.open_nursery() as nursery:
+        stream = await trio.open_tcp_stream(*address)
+        nursery.start_soon(stream.send_all, post("/now") * 5_000 + post("/x", b"", "Connection: close"))
+        with trio.fail_after(20):
+            answers = b"".join([data async for data in stream])
+        assert answers.count(b"200 OK") == 5_001
+        await stream.aclose()
+
+
+async def test_closing_waits_for_answers() -> None:
+    """When the lane closes, what is under way without a task gets its answer; when it is cancelled, the answer goes nowhere."""
+    later = Later()
+    async with open_lane(begin=later) as (lane, address), AsyncExitStack() as held:
+        first, second = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(2)]
+        await first.send_all(post("/later", b"1"))
+        await second.send_all(post("/later", b"2") * 2)
+        await later.begun(2)
+        lane.close()
+        await trio.sleep(0.05)
+        later.answer()
+        answer = b"".join([data async for data in first])
+        assert answer.endswith(b"later 1")
+        assert b"connection: close" in answer
+    later.answer()

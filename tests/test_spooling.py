@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.health import Health
-from sentinel.intake import Intake
+from sentinel.intake import RECORD_SHARE, Intake
 from sentinel.model import NewJob
 from sentinel.records import JobFilter, Record, Store, open_record
 from sentinel.records.spool import Spool
@@ -27,6 +27,33 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again soon whether the record is back."""
     monkeypatch.setattr("sentinel.spooling.RETRY_FIRST_SECONDS", 0.02)
     monkeypatch.setattr("sentinel.spooling.RETRY_SECONDS_MAX", 0.1)
+
+
+Accept = Callable[[Intake, Sequence[NewJob]], Awaitable[list[bool]]]
+
+
+async def keep(intake: Intake, jobs: Sequence[NewJob]) -> list[bool]:
+    """As `Intake.accept`, by `Intake.keep`: what it tells, which it may tell once."""
+    told: list[list[bool] | Exception] = []
+    was_told = trio.Event()
+
+    def tell(outcome: list[bool] | Exception) -> None:
+        told.append(outcome)
+        was_told.set()
+
+    intake.keep(jobs, tell)
+    await was_told.wait()
+    await trio.lowlevel.checkpoint()
+    (outcome,) = told
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@pytest.fixture(params=[Intake.accept, keep], ids=["accept", "keep"])
+def accept(request: pytest.FixtureRequest) -> Accept:
+    """Both ways to have jobs kept: by a task that waits, and by one that is told."""
+    return request.param
 
 
 @attrs.define(eq=False)
@@ -88,7 +115,7 @@ async def opened(folder: Path, *, down: bool = False) -> AsyncIterator[Front]:
             lambda jobs: told.extend(job.id for job in jobs),
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(intake.run)
+            await nursery.start(intake.run)
             try:
                 yield Front(intake, moody, spool, told)
             finally:
@@ -96,22 +123,22 @@ async def opened(folder: Path, *, down: bool = False) -> AsyncIterator[Front]:
                 intake.close()
 
 
-async def test_while_the_record_works_the_spool_is_empty(tmp_path):
+async def test_while_the_record_works_the_spool_is_empty(tmp_path, accept):
     """With a record that answers, jobs go there and nowhere else."""
     async with opened(tmp_path) as front:
         job = new_job()
-        assert await front.intake.accept([job, job]) == [True, False]
+        assert await accept(front.intake, [job, job]) == [True, False]
         assert (front.kept(), front.spool.count().waiting, front.told) == ([job.id], 0, [job.id])
         assert front.intake.spooling.words() == "ok"
 
 
-async def test_a_record_that_fails(tmp_path):
+async def test_a_record_that_fails(tmp_path, accept):
     """Jobs are kept on disk while the record refuses, duplicates known, and reach the record by themselves, once and in order."""
     async with opened(tmp_path, down=True) as front:
         jobs = [new_job() for _ in range(20)]
         for job in jobs:
-            assert await front.intake.accept([job]) == [True]
-        assert await front.intake.accept([jobs[3]]) == [False]
+            assert await accept(front.intake, [job]) == [True]
+        assert await accept(front.intake, [jobs[3]]) == [False]
         assert front.spool.count().waiting == 20
         assert "20 spooled" in front.intake.spooling.words()
         assert "connection refused" in front.intake.spooling.words()
@@ -120,10 +147,10 @@ async def test_a_record_that_fails(tmp_path):
         assert front.kept() == [job.id for job in jobs]
         assert front.spool.count().waiting == 0
         assert sorted(front.told) == sorted(job.id for job in jobs)
-        assert await front.intake.accept([jobs[0]]) == [False]
+        assert await accept(front.intake, [jobs[0]]) == [False]
 
 
-async def test_a_record_that_hangs(tmp_path):
+async def test_a_record_that_hangs(tmp_path, accept):
     """When the record says nothing, all are answered inside the budget from the spool, and the late write doubles nothing."""
     async with opened(tmp_path) as front:
         front.record.hangs = True
@@ -132,7 +159,7 @@ async def test_a_record_that_hangs(tmp_path):
 
         async def send(job: NewJob) -> None:
             started = time.perf_counter()
-            assert await front.intake.accept([job]) == [True]
+            assert await accept(front.intake, [job]) == [True]
             seconds.append(time.perf_counter() - started)
 
         async with trio.open_nursery() as nursery:
@@ -144,11 +171,11 @@ async def test_a_record_that_hangs(tmp_path):
         assert sorted(front.kept()) == sorted(job.id for job in jobs)
 
 
-async def test_nobody_waits_while_the_record_hangs(tmp_path):
+async def test_nobody_waits_while_the_record_hangs(tmp_path, accept):
     """While the record does not answer, nobody waits for the last of the spool to be brought over: nothing is on its way."""
     async with opened(tmp_path, down=True) as front:
         spooling = front.intake.spooling
-        await front.intake.accept([new_job()])
+        await accept(front.intake, [new_job()])
         front.record.hangs, front.record.down, spooling.door_seconds_max = True, False, 30
         with trio.fail_after(5):
             while not front.record.asked:  # the drain is at it
@@ -159,32 +186,32 @@ async def test_nobody_waits_while_the_record_hangs(tmp_path):
         await front.drained()
 
 
-async def test_a_job_without_identity_survives_a_late_write(tmp_path):
+async def test_a_job_without_identity_survives_a_late_write(tmp_path, accept):
     """A job that was spooled and then written late all the same was promised, so it is not withdrawn."""
     async with opened(tmp_path) as front:
         front.record.hangs = True
         job = new_job(external_id="")
-        assert await front.intake.accept([job]) == [True]
+        assert await accept(front.intake, [job]) == [True]
         front.record.goes_on.set()
         await front.drained()
         assert front.kept() == [job.id]
 
 
-async def test_nobody_overtakes(tmp_path):
+async def test_nobody_overtakes(tmp_path, accept):
     """A message that comes when the record is back, but the spool not empty, stays behind those in the spool."""
     async with opened(tmp_path, down=True) as front:
         sent = []
         for number in range(300):
             job = new_job(conversation="c")
             sent.append(job.id)
-            await front.intake.accept([job])
+            await accept(front.intake, [job])
             front.record.down = number < 150 or number % 3 == 0
         front.record.down = False
         await front.drained()
         assert front.kept() == sent
 
 
-async def test_a_busy_gateway_gets_out_of_the_spool(tmp_path):
+async def test_a_busy_gateway_gets_out_of_the_spool(tmp_path, accept):
     """The spool becomes empty under a load that never pauses."""
     async with opened(tmp_path, down=True) as front:
         stop, sent = trio.Event(), 0
@@ -192,7 +219,7 @@ async def test_a_busy_gateway_gets_out_of_the_spool(tmp_path):
         async def send_for_ever() -> None:
             nonlocal sent
             while not stop.is_set():
-                await front.intake.accept([new_job()])
+                await accept(front.intake, [new_job()])
                 sent += 1
 
         async with trio.open_nursery() as nursery:
@@ -205,47 +232,47 @@ async def test_a_busy_gateway_gets_out_of_the_spool(tmp_path):
         assert len(front.kept()) == sent
 
 
-async def test_one_that_the_record_will_never_take(tmp_path):
+async def test_one_that_the_record_will_never_take(tmp_path, accept):
     """A job that the record refuses for what it is is put aside, and all others arrive."""
     async with opened(tmp_path, down=True) as front:
         jobs = [new_job() for _ in range(9)]
         front.record.refuses = jobs[4].id
         for job in jobs:
-            await front.intake.accept([job])
+            await accept(front.intake, [job])
         front.record.down = False
         await front.drained()
         assert front.kept() == [job.id for job in jobs if job is not jobs[4]]
         assert front.spool.count().rejected == 1
 
 
-async def test_both_are_down(tmp_path):
+async def test_both_are_down(tmp_path, accept):
     """When neither takes it the sender is told to try again, inside the budget, nothing is kept, and `/readyz` knows."""
     async with opened(tmp_path, down=True) as front:
         intake, health = front.intake, Health(Settings(), Store(front.record), front.intake)  # type: ignore[arg-type]
         front.spool._file.connection.execute("PRAGMA query_only = ON")
         started = time.perf_counter()
         with pytest.raises(Unavailable, match="The file of the spool cannot be written"):
-            await intake.accept([new_job()])
+            await accept(intake, [new_job()])
         assert time.perf_counter() - started < BUDGET
         assert health.needed(only_keeping=True) == ("spool",)
         assert "the last webhook was not kept (The file of the spool" in intake.spooling.words()
         front.spool._file.connection.execute("PRAGMA query_only = OFF")
         job = new_job()
-        assert await intake.accept([job]) == [True]
+        assert await accept(intake, [job]) == [True]
         assert (health.needed(only_keeping=True), "not kept" in intake.spooling.words()) == ((), False)
         front.record.down = False
         await front.drained()
         assert front.kept() == [job.id]
 
 
-async def test_what_an_earlier_run_left(tmp_path):
+async def test_what_an_earlier_run_left(tmp_path, accept):
     """A gateway that starts with a spool that is not empty brings it to the record before anything newer."""
     with closing(Spool(tmp_path / "spool", 1.0)) as spool:
         old = [new_job() for _ in range(3)]
         spool.keep(old, NOW)
     async with opened(tmp_path) as front:
         job = new_job()
-        await front.intake.accept([job])
+        await accept(front.intake, [job])
         await front.drained()
         assert front.kept() == [*[job.id for job in old], job.id]
 
@@ -262,3 +289,22 @@ async def test_a_drain_that_is_cut_off(tmp_path, step):
     async with opened(tmp_path) as front:
         await front.drained()
         assert front.kept() == [job.id for job in jobs]
+
+
+async def test_closing_while_jobs_fall_back(tmp_path):
+    """Jobs whose commit fails when the intake is closed are told so, or are in the spool: nobody is told nothing."""
+    async with opened(tmp_path) as front:
+        front.record.hangs = True
+        told: list[list[bool] | Exception] = []
+        jobs = [new_job() for _ in range(20)]
+        for job in jobs:
+            front.intake.keep([job], told.append)
+        with trio.fail_after(5):
+            while not front.record.asked:
+                await trio.sleep(0.005)
+        await trio.sleep(BUDGET * RECORD_SHARE)
+        front.record.down = True
+        front.intake.close()
+    assert len(told) == len(jobs)
+    with closing(Spool(tmp_path / "spool", 1.0)) as spool:
+        assert spool.count().waiting == sum(isinstance(outcome, list) for outcome in told)

@@ -395,7 +395,8 @@ class TestEnd:
     async def test_a_dead_task_ends_the_program(self, settings: Settings, monkeypatch: pytest.MonkeyPatch):
         """When the task that keeps jobs dies, the gateway's block is left with its exception and without an open record."""
 
-        async def die(_: Intake) -> None:
+        async def die(_: Intake, *, task_status: trio.TaskStatus[None]) -> None:
+            task_status.started()
             await trio.lowlevel.checkpoint()
             raise RuntimeError("the intake died")
 
