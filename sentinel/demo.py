@@ -61,6 +61,7 @@ async def run_demo(settings: Settings, say: Say = print) -> bool:
         finally:
             with trio.CancelScope(shield=True):
                 await store.call(store.record.revoke_key, kept.id, time.time())
+                await store.call(store.record.close)
     say("\nThe replies, as they were delivered by HTTP:\n")
     for item in sent:
         say(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import re
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from sentinel.administration import Administrator
 from sentinel.errors import BadInput
@@ -16,9 +18,16 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(\d{1,9})([smhd])", re.ASCII)
 
 
-def administrator(settings: Settings, record: Record | None = None) -> Administrator:
-    """The user of this command, at the record that the settings name."""
-    return Administrator(record or configured_record(settings), f"cli:{_user()}", time.time(), check_tools)
+@contextmanager
+def administrator(settings: Settings) -> Iterator[Administrator]:
+    """The user of this command, at the record that the settings name, which is closed behind them."""
+    with closing(configured_record(settings)) as record:
+        yield administrator_of(record)
+
+
+def administrator_of(record: Record) -> Administrator:
+    """The user of this command, at a record that is open."""
+    return Administrator(record, f"cli:{_user()}", time.time(), check_tools)
 
 
 def read_duration(text: str) -> float:

@@ -28,7 +28,8 @@ def add_commands(commands: Any) -> None:
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show the newest entries."""
     wanted = AuditFilter(options.tenant, options.action, limit=max(1, options.limit))
-    rows = [audit.document(entry) for entry in administrator(settings).record.audit(wanted)]
+    with administrator(settings) as admin:
+        rows = [audit.document(entry) for entry in admin.record.audit(wanted)]
     if options.json:
         print_json(rows)
         return

@@ -13,7 +13,6 @@ from sentinel.cli.output import print_json, print_table
 from sentinel.errors import BadInput, Conflict
 from sentinel.job_view import iso
 from sentinel.model import DEFAULT_TENANT, Chat, random_id
-from sentinel.records import configured_record
 from sentinel.records.memory import Erasure
 from sentinel.settings import Settings
 
@@ -47,16 +46,17 @@ def _add_place(parser: argparse.ArgumentParser, *, required: bool = False) -> No
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show the held chats, the longest held first."""
-    rows = [
-        {
-            "held_at": iso(held.held_at),
-            "tenant": held.chat.tenant,
-            "channel": held.chat.channel,
-            "source": held.chat.source,
-            "conversation": held.chat.conversation,
-        }
-        for held in configured_record(settings).held(options.tenant)
-    ]
+    with administrator(settings) as admin:
+        rows = [
+            {
+                "held_at": iso(held.held_at),
+                "tenant": held.chat.tenant,
+                "channel": held.chat.channel,
+                "source": held.chat.source,
+                "conversation": held.chat.conversation,
+            }
+            for held in admin.record.held(options.tenant)
+        ]
     if options.json:
         print_json(rows)
     else:
@@ -66,46 +66,46 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_hold(options: argparse.Namespace, settings: Settings) -> None:
     """Hold the chat."""
-    admin = administrator(settings)
-    with admin.record.transaction():
-        check_tenant(admin.record, options.tenant)
-        admin.record.hold(Chat(options.tenant, options.channel, options.source, options.id), admin.now)
-        admin.note("conversation.held", f"a chat of {options.channel}/{options.source}", options.tenant)
-    print("The model is silent in this chat until: sentinel conversations release …")
+    with administrator(settings) as admin:
+        with admin.record.transaction():
+            check_tenant(admin.record, options.tenant)
+            admin.record.hold(Chat(options.tenant, options.channel, options.source, options.id), admin.now)
+            admin.note("conversation.held", f"a chat of {options.channel}/{options.source}", options.tenant)
+        print("The model is silent in this chat until: sentinel conversations release …")
 
 
 def run_release(options: argparse.Namespace, settings: Settings) -> int:
     """Release the chat; 1 if there was none to release."""
-    admin = administrator(settings)
-    with admin.record.transaction():
-        released = admin.record.release(options.tenant, options.id, options.channel, options.source)
-        if released:
-            admin.note("conversation.released", "a chat", options.tenant)  # its id may name a person, and the audit stays
-    if not released:
-        print("No person answers in a chat of that id.", file=sys.stderr)
-        return 1
-    print("The model answers again.")
-    return 0
+    with administrator(settings) as admin:
+        with admin.record.transaction():
+            released = admin.record.release(options.tenant, options.id, options.channel, options.source)
+            if released:
+                admin.note("conversation.released", "a chat", options.tenant)  # its id may name a person, and the audit stays
+        if not released:
+            print("No person answers in a chat of that id.", file=sys.stderr)
+            return 1
+        print("The model answers again.")
+        return 0
 
 
 def run_erase(options: argparse.Namespace, settings: Settings) -> None:
     """Erase all there is, now; what still runs is erased by a worker when it has ended."""
     if not options.id:
         raise BadInput("The id is empty.")
-    admin = administrator(settings)
-    record = admin.record
-    check_tenant(record, options.tenant)
-    conversation, sender = (None, options.id) if options.user else (options.id, None)
-    erasure = Erasure(random_id(), options.tenant, conversation, sender, options.channel, options.source)
-    with record.transaction():
-        if not record.request_erasure(erasure, admin.now):
-            raise Conflict(f"Too many erasures of tenant {options.tenant} are pending; a worker goes on with them.")
-        admin.note("erasure.requested", f"erasure {erasure.id}", options.tenant)  # whose it was is to be forgotten
-    while record.erase(time.time()):
-        pass
-    found = record.find_erasure(erasure.id, options.tenant)
-    done = found is not None and found.done_at is not None
-    print(
-        f"Erased {found.jobs if found else 0} jobs."
-        + ("" if done else " Some still run; a worker erases them when they have ended.")
-    )
+    with administrator(settings) as admin:
+        record = admin.record
+        check_tenant(record, options.tenant)
+        conversation, sender = (None, options.id) if options.user else (options.id, None)
+        erasure = Erasure(random_id(), options.tenant, conversation, sender, options.channel, options.source)
+        with record.transaction():
+            if not record.request_erasure(erasure, admin.now):
+                raise Conflict(f"Too many erasures of tenant {options.tenant} are pending; a worker goes on with them.")
+            admin.note("erasure.requested", f"erasure {erasure.id}", options.tenant)  # whose it was is to be forgotten
+        while record.erase(time.time()):
+            pass
+        found = record.find_erasure(erasure.id, options.tenant)
+        done = found is not None and found.done_at is not None
+        print(
+            f"Erased {found.jobs if found else 0} jobs."
+            + ("" if done else " Some still run; a worker erases them when they have ended.")
+        )

@@ -33,18 +33,19 @@ def add_commands(commands: Any) -> None:
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show callbacks, or the attempts of one."""
-    admin = administrator(settings)
-    if options.job_id:
-        rows = deliveries.attempts(admin, options.job_id)
-    else:
-        rows = deliveries.listing(admin, options.tenant, options.state, options.limit)
-    columns = ATTEMPT_COLUMNS if options.job_id else COLUMNS
-    print_json(rows) if options.json else print_table(rows, columns, "There are no such deliveries.")
+    with administrator(settings) as admin:
+        if options.job_id:
+            rows = deliveries.attempts(admin, options.job_id)
+        else:
+            rows = deliveries.listing(admin, options.tenant, options.state, options.limit)
+        columns = ATTEMPT_COLUMNS if options.job_id else COLUMNS
+        print_json(rows) if options.json else print_table(rows, columns, "There are no such deliveries.")
 
 
 def run_retry(options: argparse.Namespace, settings: Settings) -> None:
     """Send it again."""
-    deliveries.retry(administrator(settings), options.job_id)
+    with administrator(settings) as admin:
+        deliveries.retry(admin, options.job_id)
     if options.json:
         print_json({"job_id": options.job_id, "state": "pending"})
     else:

@@ -48,34 +48,40 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
     states = [State(options.state)] if options.state else None
     limit = options.limit or (ALL if options.json else 50)
     wanted = JobFilter(options.tenant, states, options.channel, options.external_id, limit=limit)
-    rows = [jobs.document(job) for job in jobs.listing(administrator(settings), wanted)]
+    with administrator(settings) as admin:
+        rows = [jobs.document(job) for job in jobs.listing(admin, wanted)]
     print_json(rows) if options.json else print_table(rows, COLUMNS, "There are no such jobs.")
 
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Tell one job's story."""
-    document = jobs.story(administrator(settings), options.id)
+    with administrator(settings) as admin:
+        document = jobs.story(admin, options.id)
     print_json(document) if options.json else _print_story(document)
 
 
 def run_cancel(options: argparse.Namespace, settings: Settings) -> None:
     """Cancel; a running job stops within a second."""
-    _say(options, jobs.cancel(administrator(settings), options.id))
+    with administrator(settings) as admin:
+        _say(options, jobs.cancel(admin, options.id))
 
 
 def run_retry(options: argparse.Namespace, settings: Settings) -> None:
     """Put it back."""
-    _say(options, jobs.retry(administrator(settings), options.id))
+    with administrator(settings) as admin:
+        _say(options, jobs.retry(admin, options.id))
 
 
 def run_quarantine(options: argparse.Namespace, settings: Settings) -> None:
     """Set it aside."""
-    _say(options, jobs.quarantine(administrator(settings), options.id, options.reason))
+    with administrator(settings) as admin:
+        _say(options, jobs.quarantine(admin, options.id, options.reason))
 
 
 def run_replay(options: argparse.Namespace, settings: Settings) -> None:
     """Run it again as a new job."""
-    _say(options, jobs.replay(administrator(settings), options.id))
+    with administrator(settings) as admin:
+        _say(options, jobs.replay(admin, options.id))
 
 
 def _say(options: argparse.Namespace, job: Job) -> None:

@@ -53,14 +53,15 @@ def run_create(options: argparse.Namespace, settings: Settings) -> None:
     """Make a key and show it; the record keeps only its hash."""
     lasts = read_duration(options.expires_in) if options.expires_in else None
     scopes = tuple(dict.fromkeys(options.scope or DEFAULT_SCOPES))
-    admin = administrator(settings)
-    made = keys.create(admin, options.tenant, name=options.name, scopes=scopes, expires_in_seconds=lasts)
-    _show_once(options, *made)
+    with administrator(settings) as admin:
+        made = keys.create(admin, options.tenant, name=options.name, scopes=scopes, expires_in_seconds=lasts)
+        _show_once(options, *made)
 
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show the keys by their hints."""
-    rows = keys.listing(administrator(settings), options.tenant)
+    with administrator(settings) as admin:
+        rows = keys.listing(admin, options.tenant)
     if options.json:
         print_json(rows)
         return
@@ -70,24 +71,26 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Show one key."""
-    admin = administrator(settings)
-    document = keys.document(keys.find(admin, options.id), admin.now)
-    print_json(document) if options.json else print_document(document)
+    with administrator(settings) as admin:
+        document = keys.document(keys.find(admin, options.id), admin.now)
+        print_json(document) if options.json else print_document(document)
 
 
 def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
     """Make the successor and show it; say how long the old one lives."""
-    seconds, admin = read_duration(options.overlap), administrator(settings)
-    text, document = keys.rotate(admin, options.id, seconds)
-    _show_once(options, text, document)
-    if not options.json:
-        print(f"Key {options.id} is valid until {_end_of(admin, options.id)}, then refused.", file=sys.stderr)
+    seconds = read_duration(options.overlap)
+    with administrator(settings) as admin:
+        text, document = keys.rotate(admin, options.id, seconds)
+        _show_once(options, text, document)
+        if not options.json:
+            print(f"Key {options.id} is valid until {_end_of(admin, options.id)}, then refused.", file=sys.stderr)
 
 
 def run_revoke(options: argparse.Namespace, settings: Settings) -> int:
     """Revoke the key; 1 if there is none to revoke."""
     try:
-        document = keys.revoke(administrator(settings), options.id)
+        with administrator(settings) as admin:
+            document = keys.revoke(admin, options.id)
     except NotFound as error:
         print(f"sentinel: {error.detail}", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ import os
 import resource
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -98,10 +98,9 @@ def run_worker(_options: argparse.Namespace, settings: Settings) -> None:
 
 def run_migrate(_options: argparse.Namespace, settings: Settings) -> None:
     """Apply what is missing, and say what was."""
-    record = configured_record(settings, prepared=False)
-    for name in record.migrate():
-        print(f"applied {name}")
-    record.close()
+    with closing(configured_record(settings, prepared=False)) as record:
+        for name in record.migrate():
+            print(f"applied {name}")
     print(f"{without_password(settings.record)} is up to date.")
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
-from sentinel.cli.acting import administrator
+from sentinel.cli.acting import administrator_of
 from sentinel.cli.output import print_json, print_table
 from sentinel.keyring import SETTING, Keyring, open_keyring
 from sentinel.records import Record, open_record
@@ -27,27 +29,29 @@ def add_commands(commands: Any) -> None:
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Say which server keys there are, and what each is needed for."""
-    record, keyring = _open(settings)
-    _print(options, record, keyring)
+    with _opened(settings) as (record, keyring):
+        _print(options, record, keyring)
 
 
 def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
     """Make the newest key the one in force: a fresh one in the file, or the first that the setting names."""
-    record, keyring = _open(settings)
-    admin = administrator(settings, record)
-    record.directory()  # says which key is missing, before anything is made
-    if not keyring.given:
-        keyring.add()
-    with admin.record.transaction():
-        key_id = record.rotate_server_key()
-        admin.note("server_key.rotated", f"server key {key_id}", None)
-    keyring.forget_all_but(record.server_key_uses().keys() | {key_id})
-    _print(options, record, keyring)
+    with _opened(settings) as (record, keyring):
+        admin = administrator_of(record)
+        record.directory()  # says which key is missing, before anything is made
+        if not keyring.given:
+            keyring.add()
+        with record.transaction():
+            key_id = record.rotate_server_key()
+            admin.note("server_key.rotated", f"server key {key_id}", None)
+        keyring.forget_all_but(record.server_key_uses().keys() | {key_id})
+        _print(options, record, keyring)
 
 
-def _open(settings: Settings) -> tuple[Record, Keyring]:
+@contextmanager
+def _opened(settings: Settings) -> Iterator[tuple[Record, Keyring]]:
     keyring = open_keyring(settings.record, settings.secret_key)
-    return open_record(settings.record, keyring=keyring), keyring
+    with closing(open_record(settings.record, keyring=keyring)) as record:
+        yield record, keyring
 
 
 def _print(options: argparse.Namespace, record: Record, keyring: Keyring) -> None:

@@ -59,13 +59,15 @@ def add_commands(commands: Any) -> None:
 def run_add(options: argparse.Namespace, settings: Settings) -> None:
     """Check the settings against the channel's table, then keep them."""
     values = read_values(options.set, os.environ)
-    document = sources.put(administrator(settings), options.tenant, options.channel, options.name, values)
+    with administrator(settings) as admin:
+        document = sources.put(admin, options.tenant, options.channel, options.name, values)
     print_json(document) if options.json else print(f"Webhooks for it go to {document['path']}")
 
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show each source with the names of what is set."""
-    rows = sources.listing(administrator(settings), options.tenant)
+    with administrator(settings) as admin:
+        rows = sources.listing(admin, options.tenant)
     if options.json:
         print_json(rows)
         return
@@ -75,26 +77,27 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Show one source."""
-    document = sources.show(administrator(settings), options.channel, options.name)
+    with administrator(settings) as admin:
+        document = sources.show(admin, options.channel, options.name)
     print_json(document) if options.json else print_document(document)
 
 
 def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
     """Begin or end the rotation of secrets."""
-    admin = administrator(settings)
-    if options.end and options.set:
-        raise BadInput("Either --set begins a rotation, or --end ends one.")
-    if options.end:
-        document = sources.end_rotation(admin, options.channel, options.name)
-    else:
-        document = sources.rotate(admin, options.channel, options.name, read_values(options.set, os.environ))
-    if options.json:
-        print_json(document)
-    elif document["rotating"]:
-        print(f"Two are accepted of: {', '.join(document['rotating'])}.")
-        print("In 5 seconds, change it at the platform; when nothing comes by the old one any more, rotate with --end.")
-    else:
-        print(f"Only what is set now is accepted for {options.channel}/{options.name}.")
+    with administrator(settings) as admin:
+        if options.end and options.set:
+            raise BadInput("Either --set begins a rotation, or --end ends one.")
+        if options.end:
+            document = sources.end_rotation(admin, options.channel, options.name)
+        else:
+            document = sources.rotate(admin, options.channel, options.name, read_values(options.set, os.environ))
+        if options.json:
+            print_json(document)
+        elif document["rotating"]:
+            print(f"Two are accepted of: {', '.join(document['rotating'])}.")
+            print("In 5 seconds, change it at the platform; when nothing comes by the old one any more, rotate with --end.")
+        else:
+            print(f"Only what is set now is accepted for {options.channel}/{options.name}.")
 
 
 def run_disable(options: argparse.Namespace, settings: Settings) -> None:
@@ -108,7 +111,8 @@ def run_enable(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool) -> None:
-    document = sources.disable(administrator(settings), options.channel, options.name, disabled=disabled)
+    with administrator(settings) as admin:
+        document = sources.disable(admin, options.channel, options.name, disabled=disabled)
     if options.json:
         print_json(document)
     elif disabled:
@@ -120,7 +124,8 @@ def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool)
 def run_remove(options: argparse.Namespace, settings: Settings) -> int:
     """Remove the source; 1 if there is none."""
     try:
-        sources.remove(administrator(settings), options.channel, options.name)
+        with administrator(settings) as admin:
+            sources.remove(admin, options.channel, options.name)
     except NotFound as error:
         print(f"sentinel: {error.detail}", file=sys.stderr)
         return 1

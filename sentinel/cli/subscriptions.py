@@ -55,36 +55,42 @@ class _Plain(argparse.RawDescriptionHelpFormatter):
 
 def run_set_plan(options: argparse.Namespace, settings: Settings) -> None:
     """Keep the plan; its subscriptions have the new terms within 5 seconds."""
-    _show(options, subscriptions.set_plan(administrator(settings), options.name, _pairs(options.terms)))
+    with administrator(settings) as admin:
+        _show(options, subscriptions.set_plan(admin, options.name, _pairs(options.terms)))
 
 
 def run_list_plans(options: argparse.Namespace, settings: Settings) -> None:
     """Show the plans and their terms."""
-    rows = subscriptions.plans(administrator(settings))
+    with administrator(settings) as admin:
+        rows = subscriptions.plans(admin)
     _show_all(options, rows, ("name", "terms"), "There are no plans; see: sentinel plans set --help")
 
 
 def run_set(options: argparse.Namespace, settings: Settings) -> None:
     """Give the tenant the plan; it is in force within 5 seconds."""
     until = read_time("--valid-until", options.valid_until) if options.valid_until else None
-    admin, terms = administrator(settings), _pairs(options.terms)
-    _show(options, subscriptions.give(admin, options.tenant, options.plan, options.status, until=until, terms=terms))
+    terms = _pairs(options.terms)
+    with administrator(settings) as admin:
+        _show(options, subscriptions.give(admin, options.tenant, options.plan, options.status, until=until, terms=terms))
 
 
 def run_end(options: argparse.Namespace, settings: Settings) -> None:
     """End the tenant's subscription."""
-    _show(options, subscriptions.end(administrator(settings), options.tenant))
+    with administrator(settings) as admin:
+        _show(options, subscriptions.end(admin, options.tenant))
 
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Show what the tenant may use and what it has used."""
-    _show(options, subscriptions.show(administrator(settings), options.tenant))
+    with administrator(settings) as admin:
+        _show(options, subscriptions.show(admin, options.tenant))
 
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show every subscription."""
     empty = "There are no subscriptions: every tenant has the default plan (SENTINEL_DEFAULT_PLAN)."
-    _show_all(options, subscriptions.listing(administrator(settings)), COLUMNS, empty)
+    with administrator(settings) as admin:
+        _show_all(options, subscriptions.listing(admin), COLUMNS, empty)
 
 
 def _show(options: argparse.Namespace, document: Mapping[str, Any]) -> None:

@@ -48,17 +48,18 @@ def add_commands(commands: Any) -> None:
 
 def run_add(options: argparse.Namespace, settings: Settings) -> None:
     """Add the tenant; adding it again changes nothing."""
-    admin = administrator(settings)
-    added = tenants.add(admin, options.name)
-    if options.json:
-        print_json(tenants.show(admin, options.name) | {"added": added})
-    else:
-        print(f"{'Added' if added else 'There is already a'} tenant {options.name}.")
+    with administrator(settings) as admin:
+        added = tenants.add(admin, options.name)
+        if options.json:
+            print_json(tenants.show(admin, options.name) | {"added": added})
+        else:
+            print(f"{'Added' if added else 'There is already a'} tenant {options.name}.")
 
 
 def run_list(options: argparse.Namespace, settings: Settings) -> None:
     """Show the tenants."""
-    rows = tenants.listing(administrator(settings))
+    with administrator(settings) as admin:
+        rows = tenants.listing(admin)
     if options.json:
         print_json(rows)
         return
@@ -67,7 +68,8 @@ def run_list(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_show(options: argparse.Namespace, settings: Settings) -> None:
     """Show one tenant."""
-    document = tenants.show(administrator(settings), options.name)
+    with administrator(settings) as admin:
+        document = tenants.show(admin, options.name)
     print_json(document) if options.json else print_document(document)
 
 
@@ -82,7 +84,8 @@ def run_enable(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool) -> None:
-    document = tenants.disable(administrator(settings), options.name, disabled=disabled)
+    with administrator(settings) as admin:
+        document = tenants.disable(admin, options.name, disabled=disabled)
     if options.json:
         print_json(document)
     elif disabled:
@@ -94,7 +97,8 @@ def _disable(options: argparse.Namespace, settings: Settings, *, disabled: bool)
 
 def run_remove(options: argparse.Namespace, settings: Settings) -> None:
     """Remove it."""
-    tenants.remove(administrator(settings), options.name)
+    with administrator(settings) as admin:
+        tenants.remove(admin, options.name)
     if options.json:
         print_json({"name": options.name, "removed": True})
     else:
@@ -105,19 +109,22 @@ def run_remove(options: argparse.Namespace, settings: Settings) -> None:
 
 def run_secret(options: argparse.Namespace, settings: Settings) -> None:
     """Show the secret; it is made on first use."""
-    secret = tenants.callback_secret(administrator(settings), options.tenant).reveal()
+    with administrator(settings) as admin:
+        secret = tenants.callback_secret(admin, options.tenant).reveal()
     print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
 
 
 def run_rotate(options: argparse.Namespace, settings: Settings) -> None:
     """Make a new secret, and show it."""
-    secret = tenants.rotate_callback_secret(administrator(settings), options.tenant, read_duration(options.grace)).reveal()
+    with administrator(settings) as admin:
+        secret = tenants.rotate_callback_secret(admin, options.tenant, read_duration(options.grace)).reveal()
     print_json({"secret": secret, "tenant": options.tenant}) if options.json else print(secret)
 
 
 def run_allow(options: argparse.Namespace, settings: Settings) -> None:
     """Allow the network."""
-    network = tenants.allow_network(administrator(settings), options.tenant, options.network)
+    with administrator(settings) as admin:
+        network = tenants.allow_network(admin, options.tenant, options.network)
     if options.json:
         print_json({"network": network, "tenant": options.tenant})
     else:
