@@ -68,8 +68,8 @@ async def test_certificates_that_expire(tmp_path: Path) -> None:
             await send(gateway, 1)
             await until(lambda: keeper.words() == "ok" and not spooling.active)
 
-            postgres.present(days=-1)
-            redis.present(days=-1)
+            postgres.present(days=0)
+            redis.present(days=0)
             await trio.sleep(0.3)  # for the signal
             postgres.server.run(DISCONNECT)
             redis.server.ask("CLIENT", "KILL", "TYPE", "normal")

@@ -50,7 +50,7 @@ def test_certificates_that_are_not_right(secured, tmp_path):
     assert "has expired, or is not from an authority in sslrootcert" in refused(secured.url(sslrootcert=stranger))
     assert f'root certificate file "{tmp_path}/none" does not exist' in refused(secured.url(sslrootcert=tmp_path / "none"))
     assert 'does not match host name "127.0.0.1"' in refused(secured.url("127.0.0.1"))
-    secured.present(days=-1)
+    secured.present(days=0)
     assert "has expired" in refused(secured.url())
     secured.present("other.test")
     assert '"other.test" does not match host name "localhost"' in refused(secured.url())
