@@ -22,7 +22,7 @@ from sentinel.errors import StoreFailed
 from sentinel.keyring import Keyring, open_keyring
 from sentinel.model import Claim, NewJob, State
 from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, rows
-from sentinel.records.postgres_connection import Connection, open_connection, reason
+from sentinel.records.postgres_connection import Connection, open_connection, reason, session_options
 from sentinel.records.postgres_lines import Lines
 from sentinel.records.postgres_looker import Looker
 from sentinel.records.postgres_usage import PostgresUsage
@@ -341,13 +341,9 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         return self._connection
 
     def _connect(self) -> Connection:
-        milliseconds = int(self._busy_seconds * 1000)
-        # The planner knows little of tables that are empty now and full in a second; every hot statement has its index.
-        options = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds} -c enable_seqscan=off -c jit=off"
-        options += " -c plan_cache_mode=force_generic_plan"  # the plans are the same whatever the values; planning is not free
         arguments: dict[str, Any] = {"row_factory": dict_row, "keepalives_idle": 30, "application_name": "sentinel"}
         if not self._pooled:
-            arguments["options"] = options
+            arguments["options"] = session_options(self._url, self._busy_seconds)
         try:
             connection = open_connection(self._url, self._busy_seconds, **arguments)
         except psycopg.OperationalError as error:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sentinel.name_lookup import NAMES, NameUnknown
 
 _REASON_MAX = 200
+_ENCODING = "UTF8"
 # What the driver's words leave open.
 _PLAINER = {
     "certificate verify failed": "the server's has expired, or is not from an authority in sslrootcert",
@@ -47,14 +48,37 @@ def open_connection(url: str, seconds: float, **arguments: Any) -> Connection:
     """
     deadline = time.monotonic() + max(CONNECT_SECONDS_MIN, seconds)
     places = _places(url, deadline)
+    arguments["client_encoding"] = _ENCODING  # whatever the role or the environment say
     for number, place in enumerate(places, start=1):
         left = max(1, round(deadline - time.monotonic()))
         try:
-            return Connection.connect(url, autocommit=True, connect_timeout=left, **place, **arguments)
+            return _checked(Connection.connect(url, autocommit=True, connect_timeout=left, **place, **arguments))
         except psycopg.OperationalError:
             if number == len(places) or time.monotonic() >= deadline:
                 raise
     raise AssertionError  # there is at least one place
+
+
+def session_options(url: str, seconds: float) -> str:
+    """What a session of ours needs, whatever the role or the database say otherwise; behind what the URL asks for itself."""
+    milliseconds = int(seconds * 1000)
+    given = conninfo_to_dict(url).get("options") or os.environ.get("PGOPTIONS", "")
+    # A claim has to see what was committed while it waited for a lock.
+    own = r"-c default_transaction_isolation=read\ committed"
+    own += f" -c lock_timeout={milliseconds} -c statement_timeout={milliseconds}"
+    # The planner knows little of tables that are empty now and full in a second; every hot statement has its index.
+    own += " -c enable_seqscan=off -c jit=off"
+    own += " -c plan_cache_mode=force_generic_plan"  # the plans are the same whatever the values; planning is not free
+    return f"{given} {own}".strip()
+
+
+def _checked(connection: Connection) -> Connection:
+    """The connection, unless it leads to a database in which not every message can be kept."""
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding in (None, _ENCODING):
+        return connection
+    connection.close()
+    raise psycopg.OperationalError(f"the database's encoding is {encoding}: create one with ENCODING 'UTF8'")
 
 
 def _places(url: str, deadline: float) -> list[dict[str, Any]]:

@@ -179,6 +179,27 @@ class TestTrouble:
             server.run("GRANT INSERT ON jobs TO app", "walk")
             assert record.accept([new_job()], NOW) == [True]
 
+    def test_a_schema_that_the_url_names(self, server):
+        """What the URL asks of its sessions holds: the tables are in the schema that it names."""
+        server.run("CREATE SCHEMA app")
+        with closing(open_record(f"{server.url}?options=-csearch_path%3Dapp", BUSY)) as record:
+            assert record.accept([new_job()], NOW) == [True]
+        assert server.run("SELECT DISTINCT schemaname FROM pg_tables WHERE tablename IN ('jobs', 'queue')") == "app\n"
+
+    def test_a_database_that_cannot_keep_every_message(self, server):
+        """A database of another encoding than UTF-8 is refused at once, not at the first message that it cannot keep."""
+        server.run("CREATE DATABASE western TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+        assert "LATIN1" in unavailable(lambda: open_record(server.database("western"), BUSY))
+        assert server.run("SELECT count(*) FROM pg_tables WHERE tablename = 'jobs'", "western") == "0\n"
+
+    def test_a_role_with_settings_of_its_own(self, server):
+        """What the operator has set for the role does not change what a session of ours needs."""
+        server.run("ALTER ROLE sentinel SET default_transaction_isolation = 'serializable'")
+        server.run("ALTER ROLE sentinel SET client_encoding = 'LATIN1'")
+        with closing(open_record(server.url, BUSY)) as record:
+            assert record.accept([new_job(external_id="\N{SNOWMAN}")], NOW) == [True]
+            assert record._query("SHOW transaction_isolation")[0] == {"transaction_isolation": "read committed"}
+
     def test_a_value_that_no_index_takes(self, record):
         """A job that PostgreSQL will never take is at fault itself: to try again, or to hold up all others, would not help."""
         random_text = "".join(random.choices("0123456789abcdef", k=20_000))
