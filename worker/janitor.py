@@ -12,7 +12,8 @@ import trio
 
 from sentinel.errors import Unavailable
 from sentinel.logs import Outage, log
-from sentinel.records import LEASE_SECONDS, Store
+from sentinel.records import Store
+from worker.silence import Silence
 
 REAP_SECONDS = 2.0
 PRUNE_SECONDS = 600.0
@@ -27,23 +28,25 @@ class Janitor:
     store: Store
     retention_days: int
     memory_days: int
-    _well_since: float = attrs.field(factory=trio.current_time)
+    _silence: Silence = attrs.field(factory=Silence)
 
     async def run(self) -> None:
         """Clean up for ever, starting now: what a worker left behind that was here before us should not wait."""
-        pruned_at, outage = float("-inf"), Outage("janitor.record_unavailable")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prune_for_ever)
+            await self._tidy_for_ever()
+
+    async def _tidy_for_ever(self) -> None:
+        outage = Outage("janitor.record_unavailable")
         while True:
             try:
                 await self.store.call(self.store.record.promote, time.time())
                 await self._reap()
                 await self.store.call(self.store.record.add_up_usage)
                 await self._erase()
-                if trio.current_time() - pruned_at > PRUNE_SECONDS:
-                    pruned_at = trio.current_time()
-                    await self._prune()
             except Unavailable as error:
                 outage.failed(error.detail)
-                self._well_since = trio.current_time()
+                self._silence = Silence()
             else:
                 outage.over()
             await trio.sleep(REAP_SECONDS)
@@ -54,8 +57,8 @@ class Janitor:
 
         Just after an outage everybody has been silent, the living too; they get the time of one lease to be heard again.
         """
-        well_seconds = min(trio.current_time() - self._well_since, await self.store.call(self.store.record.up_seconds))
-        if rescued := await self.store.call(self.store.record.reap, time.time(), well_seconds > LEASE_SECONDS):
+        silent = self._silence.listen(await self.store.call(self.store.record.workers), trio.current_time())
+        if rescued := await self.store.call(self.store.record.reap, time.time(), silent):
             log.warning("jobs.rescued", jobs=rescued)
 
     async def _erase(self) -> None:
@@ -63,6 +66,15 @@ class Janitor:
         until = trio.current_time() + ERASE_SECONDS
         while trio.current_time() < until and await self.store.call(self.store.record.erase, time.time()):
             await trio.lowlevel.checkpoint()
+
+    async def _prune_for_ever(self) -> None:
+        """Beside the rest, which must not wait for the end of a million jobs."""
+        while True:
+            try:
+                await self._prune()
+            except Unavailable as error:
+                log.debug("janitor.not_pruned", reason=error.detail)
+            await trio.sleep(PRUNE_SECONDS)
 
     async def _prune(self) -> None:
         while pruned := await self.store.call(self.store.record.prune, time.time() - self.retention_days * DAY_SECONDS):

@@ -28,6 +28,8 @@ RESCUES_MAX = 3
 LEASE_SECONDS = 45.0
 MERGED_MAX = 20  # messages of a chat in one prompt, beside the first
 
+NOBODY: Mapping[int, float] = {}
+
 T = TypeVar("T")
 
 
@@ -228,15 +230,12 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
     def bury(self, worker: int, now: float) -> None:
         """Declare a worker dead, so that nobody waits for it."""
 
-    def reap(self, now: float, silent: bool = True) -> int:
+    def reap(self, now: float, silent: Mapping[int, float] = NOBODY) -> int:
         """
         Declare dead whose process is gone, and take their jobs back; how many jobs.
 
-        If `silent`, also who was not seen for LEASE_SECONDS. Not to be asked for just after an outage, when nobody could be seen.
+        Also those of `silent`, which has when each worker was seen last, that were not heard since.
         """
-
-    def up_seconds(self) -> float:
-        """How long the store has been up."""
 
     def workers(self) -> list[Worker]:
         """The workers that have not been declared dead."""

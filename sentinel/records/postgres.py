@@ -267,9 +267,6 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         self._run("unpark")
         return super().prune(before)
 
-    def up_seconds(self) -> float:
-        return float(self._one("up_seconds")["seconds"])
-
     # Statements
 
     @contextmanager

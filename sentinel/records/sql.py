@@ -14,8 +14,8 @@ import attrs
 from sentinel.model import Claim, Hint, Job, NewJob, State
 from sentinel.processes import is_gone
 from sentinel.records import (
-    LEASE_SECONDS,
     MERGED_MAX,
+    NOBODY,
     RESCUES_MAX,
     Ending,
     JobFilter,
@@ -236,17 +236,16 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
         with self._transaction():
             self._run("bury_worker", worker=worker, now=now)
 
-    def reap(self, now: float, silent: bool = True) -> int:
-        if not self._dead_workers(now, silent) and not self._first("orphans"):
+    def reap(self, now: float, silent: Mapping[int, float] = NOBODY) -> int:
+        if not self._dead_workers(silent) and not self._first("orphans"):
             return 0
         with self._transaction():
-            for worker in self._dead_workers(now, silent):  # asked again: one may have been heard while this waited for the lock
+            for worker in self._dead_workers(silent):  # asked again: one may have been heard while this waited for the lock
                 self._run("bury_worker", worker=worker, now=now)
             return self._rescue_orphans(now)
 
-    def _dead_workers(self, now: float, silent: bool) -> list[int]:
-        since = now - LEASE_SECONDS if silent else float("-inf")
-        return [row["id"] for row in self._all("workers") if row["last_seen"] < since or is_gone(row["process"])]
+    def _dead_workers(self, silent: Mapping[int, float]) -> list[int]:
+        return [row["id"] for row in self._all("workers") if silent.get(row["id"]) == row["last_seen"] or is_gone(row["process"])]
 
     def _rescue_orphans(self, now: float) -> int:
         return sum(self._rescue(row, now) for row in self._all("orphans"))

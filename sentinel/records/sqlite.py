@@ -86,9 +86,6 @@ class SqliteRecord(SqlRecord):
         with self._transaction():
             return self._run("promote", now=now)
 
-    def up_seconds(self) -> float:
-        return float("inf")  # a file needs nobody to be up
-
     # Statements
 
     def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:

@@ -170,9 +170,6 @@ SELECT id, name, process, slots, status, last_seen FROM workers WHERE dead_at IS
 -- name: bury_worker
 UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
 
--- name: up_seconds
-SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8 AS seconds
-
 -- name: orphans
 SELECT 1 FROM queue WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
 

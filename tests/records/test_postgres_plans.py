@@ -214,7 +214,7 @@ def test_what_runs_is_found_past_no_dead_rows(bench, url):
             plan = reader.execute(view, (other,)).fetchone()[0][0]["Plan"]
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 100
         bench.record.bury(other, NOW)
-        assert bench.record.reap(NOW, silent=False) == 8
+        assert bench.record.reap(NOW) == 8
 
 
 @pytest.mark.slow
