@@ -21,6 +21,7 @@ from sentinel.model import Hint
 from sentinel.records import Store
 
 LOOK_SECONDS = 1.0
+PAUSE_SECONDS_MAX = 3.0  # between two trials of a Redis that is down, each of them one small call
 PAGE = 1_000
 PAGE_SECONDS = 0.2  # between two pages of a sweep: finding what got lost must not be a load of its own
 SETTLED_SECONDS = 2.0  # a job is given so long to be enqueued by whoever accepted it
@@ -41,7 +42,7 @@ class Keeper:
 
     dispatch: Dispatch
     store: Store
-    breaker: Breaker = attrs.field(factory=Breaker)
+    breaker: Breaker = attrs.field(factory=lambda: Breaker(pause_seconds_max=PAUSE_SECONDS_MAX))
     clock: Callable[[], float] = time.time
     chance: Callable[[], float] = random.random
     _stale: bool = False
@@ -57,12 +58,12 @@ class Keeper:
         `method(*args)` in a thread, one at a time; `method` is one of the dispatch's, of those that share a connection.
 
         Raises:
-            Unavailable: it failed, or failed so lately that it is not tried.
+            Unavailable: it failed, or is down: then `run` tries it, by a call that writes, since a full Redis answers all others.
             Stale: it is being refilled, or will be.
         """
         if self._refilling:
             raise Stale("Redis is being refilled.")
-        if self.breaker.open_since is not None and self._turn.locked():  # somebody tries it; to wait for that would be to hang too
+        if self.breaker.open_since is not None:
             raise self._down()
         async with self._turn:
             return await self._ask(method, *args)
@@ -184,7 +185,8 @@ class Keeper:
         """
         for _ in range(2):
             try:
-                return await self.call(self.dispatch.lead, LEAD_SECONDS)
+                async with self._turn:
+                    return await self._ask(self.dispatch.lead, LEAD_SECONDS)
             except Stale:
                 continue
         return None

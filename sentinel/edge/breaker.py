@@ -15,8 +15,8 @@ class Breaker:
     """
     Opens at `patience` failures in a row and lets nobody through; after a pause one trial at a time, until one succeeds.
 
-    The pause doubles with every failure, from 1 s to 30 s, half of it by chance; also from one opening to the next, unless it was
-    closed for STEADY_SECONDS in between. `now` is in seconds, by a clock that does not go back.
+    The pause doubles with every failure, from 1 s to `pause_seconds_max`, half of it by chance; also from one opening to the next,
+    unless it was closed for STEADY_SECONDS in between. `now` is in seconds, by a clock that does not go back.
 
     Attributes:
         open_since: when it opened; None while it is closed. A failed trial does not change it.
@@ -26,6 +26,7 @@ class Breaker:
     open_since: float | None = None
     reason: str = ""
     patience: int = 1
+    pause_seconds_max: float = PAUSE_SECONDS_MAX
     _failures: int = 0
     _pause: float = 0.0
     _closed_at: float | None = None
@@ -69,6 +70,6 @@ class Breaker:
             self._open(now, self._pause, reason, chance)
 
     def _open(self, now: float, last_pause: float, reason: str, chance: float) -> None:
-        self._pause = min(max(last_pause * 2, PAUSE_FIRST_SECONDS), PAUSE_SECONDS_MAX)
+        self._pause = min(max(last_pause * 2, PAUSE_FIRST_SECONDS), self.pause_seconds_max)
         self._next_trial_at = now + self._pause * (0.5 + chance / 2)
         self.reason, self._trying = reason, False

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
@@ -296,6 +296,26 @@ async def test_a_redis_that_only_reads(new_server, connect, make, log, leading):
         assert kept.words().endswith("claiming from the record (Redis is a replica, which takes no writes)")
         server.ask("REPLICAOF", "NO", "ONE")
         with trio.fail_after(10):
+            while kept.words() != "ok":
+                await trio.sleep(0.01)
+    assert log.events == ["dispatch.refilled", "dispatch.lost", "dispatch.back"]
+
+
+async def test_a_full_redis(new_server, connect, make, log):
+    """A Redis that has no memory left stays down, though it answers whoever only reads, and is said to be once."""
+    server = new_server()
+    kept = make(connect(server.url, 0.2))
+    await kept._look()
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    async with running(kept):
+        with trio.move_on_after(4):
+            while True:
+                with suppress(Unavailable):
+                    await kept.call(kept.dispatch.take, 1, 15)
+                await trio.sleep(0.02)
+        assert kept.words().endswith("claiming from the record (Redis is out of memory)")
+        server.ask("CONFIG", "SET", "maxmemory", "0")
+        with trio.fail_after(keeper.PAUSE_SECONDS_MAX + 1.5 * keeper.LOOK_SECONDS + 1):
             while kept.words() != "ok":
                 await trio.sleep(0.01)
     assert log.events == ["dispatch.refilled", "dispatch.lost", "dispatch.back"]
