@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from sentinel.demo import demo_source
 from sentinel.gateway import open_gateway
 from sentinel.logs import configure_logs
 from sentinel.model import Job, Source
-from sentinel.records import Record, configured_record
+from sentinel.records import Record, configured_record, open_record
 from sentinel.settings import Settings
 from sentinel.stand_in import StandIn, open_stand_in
 from worker.main import work_until
@@ -33,11 +35,27 @@ def _own_server_key(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
 
 
+def fresh_sqlite(path: Path) -> str:
+    """The URL of a fresh record at `path`: a copy of one, because each migration waits for the disk."""
+    path.touch(mode=0o600)
+    path.write_bytes(_migrated())
+    return f"sqlite:{path}"
+
+
+@functools.cache
+def _migrated() -> bytes:
+    """A fresh record as it lies on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.db"
+        open_record(f"sqlite:{path}").close()
+        return path.read_bytes()
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings for a record of this test's own and an engine that answers at once."""
     return Settings(
-        record=f"sqlite:{tmp_path / 'sentinel.db'}",
+        record=fresh_sqlite(tmp_path / "sentinel.db"),
         bind="127.0.0.1:0",
         admin_bind="off",
         model="fake:0",

@@ -23,17 +23,24 @@ from sentinel.records import Ending, open_record
 from sentinel.records.callbacks import Attempt, CallbackState
 from sentinel.records.directory import AuditFilter
 from sentinel.records.spool import Spool
+from tests.conftest import fresh_sqlite
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A record that the commands use, through the environment."""
+def unopened_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A record that the commands use, through the environment, and that is not there yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SENTINEL_RECORD", f"sqlite:{tmp_path / 'cli.db'}")
     monkeypatch.setenv("SENTINEL_LOG_LEVEL", "error")
     return f"sqlite:{tmp_path / 'cli.db'}"
+
+
+@pytest.fixture
+def url(unopened_url: str) -> str:
+    """A fresh record that the commands use."""
+    return fresh_sqlite(Path(unopened_url.removeprefix("sqlite:")))
 
 
 def run(*arguments: str) -> int:
@@ -349,13 +356,15 @@ def test_the_status_says_how_things_are(url: str, capsys: Capture, monkeypatch: 
 
 
 @pytest.mark.parametrize("command", ["status", "doctor"])
-def test_a_look_changes_nothing(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+def test_a_look_changes_nothing(
+    unopened_url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
     """Who only asks how things are makes no record where there is none, and migrates none; what is missing is said."""
     monkeypatch.setenv("SENTINEL_MODEL", "fake:10")
     assert run(command) == 0
     assert "there is no such file yet" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    with closing(open_record(url, prepared=False)) as record:
+    with closing(open_record(unopened_url, prepared=False)) as record:
         assert run(command) == 0
         assert re.search(r"lacks 0001_jobs.sql, .*: run sentinel migrate", capsys.readouterr().out)
         assert record.missing_migrations()[0] == "0001_jobs.sql"
@@ -408,7 +417,7 @@ def test_a_wrong_setting_is_named(url: str, capsys: Capture, monkeypatch: pytest
     assert "SENTINEL_ACK_BUDGET" in capsys.readouterr().err
 
 
-def test_migrate_can_be_run_twice(url: str, tmp_path: Path) -> None:
+def test_migrate_can_be_run_twice(unopened_url: str, tmp_path: Path) -> None:
     """`sentinel migrate` makes the schema, and again changes nothing."""
     assert run("migrate") == 0
     assert run("migrate") == 0

@@ -16,6 +16,7 @@ from sentinel.dispatch.redis import RedisDispatch
 from sentinel.model import Claim, Job, NewJob, State, job_id
 from sentinel.processes import process_name
 from sentinel.records import Ending, PartSettled, Record, Reply, Step, open_record
+from tests.conftest import fresh_sqlite
 from tests.records.dispatched import Dispatched
 
 NOW = 1_700_000_000.0
@@ -55,26 +56,33 @@ def postgres() -> PostgresServer:
 
 def fresh_database(_folder: Path) -> str:
     """The URL of a database of its own."""
-    return postgres().database(_fresh())
+    return postgres().database(_fresh("prepared"))
 
 
 def pooled_database(_folder: Path) -> str:
     """The URL of a database of its own behind a pooler in transaction mode."""
-    return pooler().database(_fresh())
+    return pooler().database(_fresh("prepared"))
 
 
-def _fresh() -> str:
+def _fresh(template: str) -> str:
     name = f"fresh_{next(_names)}"
-    postgres().run(f"CREATE DATABASE {name} TEMPLATE prepared STRATEGY file_copy")
+    postgres().run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     return name
 
 
 # The URL of a fresh and empty store, given a folder that nobody else uses.
 STORES: dict[str, Callable[[Path], str]] = {
-    "sqlite": lambda folder: f"sqlite:{folder}/record.db",
+    "sqlite": lambda folder: fresh_sqlite(folder / "record.db"),
     "postgres": fresh_database,
     "pooled": pooled_database,
     "dispatched": lambda folder: f"dispatched:{fresh_database(folder)}",
+}
+
+# The URL of a store that nobody has opened yet, so that it has no schema either.
+UNOPENED: dict[str, Callable[[Path], str]] = {
+    "sqlite": lambda folder: f"sqlite:{folder}/record.db",
+    "postgres": lambda _folder: postgres().database(_fresh("template1")),
+    "pooled": lambda _folder: pooler().database(_fresh("template1")),
 }
 
 _numbers = itertools.count(1)
@@ -143,17 +151,27 @@ class Bench:
 _SLOW = dict.fromkeys(("pooled", "dispatched"), pytest.mark.slow)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=_SLOW.get(name, ())) for name in sorted(STORES)])
+def _each(stores: dict[str, Callable[[Path], str]]) -> list[Any]:
+    return [pytest.param(make, marks=_SLOW.get(name, ()), id=name) for name, make in sorted(stores.items())]
+
+
+def _in_folders(folder: Path, make: Callable[[Path], str]) -> Iterator[str]:
+    for number in itertools.count():
+        own = folder / str(number)
+        own.mkdir()
+        yield make(own)
+
+
+@pytest.fixture(params=_each(STORES))
 def fresh_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
     """Gives the URL of another fresh store each time."""
-    numbers = itertools.count()
+    return _in_folders(tmp_path, request.param).__next__
 
-    def make() -> str:
-        folder = tmp_path / str(next(numbers))
-        folder.mkdir()
-        return STORES[request.param](folder)
 
-    return make
+@pytest.fixture(params=_each(UNOPENED))
+def unopened_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Gives the URL of another store without a schema each time."""
+    return _in_folders(tmp_path, request.param).__next__
 
 
 def open_store(url: str, busy_seconds: float = 10.0) -> Record:

@@ -1233,10 +1233,10 @@ class TestMigrate:
         """Migrating what is up to date applies nothing."""
         assert record.migrate() == []
 
-    def test_two_at_once(self, fresh_url):
-        """Two processes that open a fresh store at once both get it, whole."""
+    def test_two_at_once(self, unopened_url):
+        """Two processes that open a store without a schema at once both get it, whole."""
         for _ in range(5):
-            url = fresh_url()
+            url = unopened_url()
             one, other = at_once(lambda url=url: open_store(url), lambda url=url: open_store(url))
             assert one.directory() == other.directory()
             assert one.accept([new_job()], NOW) == [True]
