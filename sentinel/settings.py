@@ -130,7 +130,7 @@ class Settings:
     )
     redis: str | None = _setting(
         None,
-        _url("redis://", "rediss://", "unix://"),
+        _url("redis://", "rediss://"),
         "a redis:// or rediss:// URL",
         "hands out the jobs; without it workers claim from the record",
         secret=True,

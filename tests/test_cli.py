@@ -321,6 +321,15 @@ def test_what_was_never_understood_cannot_be_retried(url: str, capsys: Capture) 
     assert "never understood" in capsys.readouterr().err
 
 
+def test_the_doctor_names_weak_points(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a promise rests on and an operator has changed is a warning of the doctor's."""
+    monkeypatch.setattr("sentinel.records.sqlite.SqliteRecord.weak_points", lambda _record, _now: ["fsync is off: oh"])
+    run("migrate")
+    capsys.readouterr()
+    run("doctor", "--json")
+    assert {"what": "record", "verdict": "warning", "detail": "fsync is off: oh"} in json.loads(capsys.readouterr().out)
+
+
 def test_the_doctor_says_what_is_wrong(url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing model is wrong, a missing worker a warning; both are named, and the exit code tells."""
     open_record(url).close()

@@ -50,6 +50,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _examine_record(record: Record, settings: Settings) -> Iterator[Finding]:
     yield record_finding(record, settings)
+    for words in record.weak_points(time.time()):
+        yield Finding("record", "warning", words)
     if quarantined := record.counts().get("quarantined"):
         yield Finding("quarantine", "warning", f"{quarantined} job(s) wait for a person: sentinel jobs list --state quarantined")
     sources = record.directory().sources

@@ -170,6 +170,9 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state that is not an end, and how many are quarantined."""
 
+    def weak_points(self, now: float) -> list[str]:
+        """What is wrong with the set-up of the store although it answers, in words for a person; `now` is what our clock says."""
+
     def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
         """Jobs that may be claimed and were due before that time, by ascending sequence (the number beside each) above `after`."""
 

@@ -25,6 +25,7 @@ from sentinel.records import RESCUES_MAX, Ending, PartSettled, Progress, Reply, 
 from sentinel.records.postgres_connection import Connection, open_connection, reason, session_options
 from sentinel.records.postgres_lines import Lines
 from sentinel.records.postgres_looker import Looker
+from sentinel.records.postgres_setup import weak_points
 from sentinel.records.postgres_usage import PostgresUsage
 from sentinel.records.queries import load_migrations, load_queries, numbered_by_name
 from sentinel.records.sql import SqlRecord
@@ -266,6 +267,9 @@ class PostgresRecord(PostgresUsage, SqlRecord):
     def prune(self, before: float) -> int:
         self._run("unpark")
         return super().prune(before)
+
+    def weak_points(self, now: float) -> list[str]:
+        return weak_points(self._one("weak_points"), now)
 
     # Statements
 

@@ -86,6 +86,9 @@ class SqliteRecord(SqlRecord):
         with self._transaction():
             return self._run("promote", now=now)
 
+    def weak_points(self, now: float) -> list[str]:
+        return []  # a file's settings are ours alone
+
     # Statements
 
     def _transaction(self, *, reading: bool = False) -> AbstractContextManager[None]:

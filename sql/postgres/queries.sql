@@ -170,6 +170,14 @@ SELECT id, name, process, slots, status, last_seen FROM workers WHERE dead_at IS
 -- name: bury_worker
 UPDATE workers SET dead_at = :now WHERE id = :worker AND dead_at IS NULL
 
+-- name: weak_points
+-- What a promise rests on, and an operator may have changed. Without one of these indexes nothing is claimed, or two of a chat at a time.
+SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('default_transaction_isolation') AS default_transaction_isolation, extract(epoch FROM clock_timestamp())::float8 AS now,
+       ARRAY(SELECT name FROM unnest(ARRAY['jobs_pkey', 'jobs_sequence', 'jobs_external', 'queue_pkey', 'queue_ready', 'queue_suspect', 'queue_due',
+                                           'queue_running', 'queue_chat', 'queue_one_at_a_time']) AS name
+             WHERE NOT EXISTS (SELECT 1 FROM pg_index WHERE indexrelid = to_regclass(name) AND indisvalid)) AS missing
+
 -- name: orphans
 SELECT 1 FROM queue WHERE worker_id IS NOT NULL AND worker_id NOT IN (SELECT id FROM workers WHERE dead_at IS NULL) LIMIT 1
 

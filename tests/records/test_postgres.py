@@ -200,6 +200,19 @@ class TestTrouble:
             assert record.accept([new_job(external_id="\N{SNOWMAN}")], NOW) == [True]
             assert record._query("SHOW transaction_isolation")[0] == {"transaction_isolation": "read committed"}
 
+    def test_a_set_up_that_breaks_promises(self, server):
+        """What an operator has set or dropped on which a promise rests is named, and a clock that is wrong."""
+        with closing(open_record(server.url, BUSY)) as record:
+            assert record.weak_points(time.time()) == []
+        server.run("ALTER ROLE sentinel SET synchronous_commit = off")
+        server.run("DROP INDEX queue_ready")
+        with closing(open_record(server.url, BUSY)) as record:
+            found = " ".join(record.weak_points(time.time() - 63))
+        assert "synchronous_commit is off" in found
+        assert "index queue_ready is missing" in found
+        assert "clock is 63 s behind" in found
+        assert "isolation" not in found
+
     def test_a_value_that_no_index_takes(self, record):
         """A job that PostgreSQL will never take is at fault itself: to try again, or to hold up all others, would not help."""
         random_text = "".join(random.choices("0123456789abcdef", k=20_000))
