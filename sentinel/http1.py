@@ -30,6 +30,7 @@ _NAMES = {
     )
     for spelling in (name, name.title())
 }  # fmt: skip
+UNREAD_BYTES_MAX = 65_536  # more than a head within its limits
 _REASONS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -59,7 +60,7 @@ class Reader:
 
     __slots__ = (
         "_body", "_ended", "_header_bytes", "_header_count", "_headers", "_hosts", "_limits", "_may_hold", "_parser", "_url",
-        "begun", "body_bytes", "client", "continue_wanted", "error", "from_proxy", "phase", "requests",
+        "begun", "body_bytes", "client", "continue_wanted", "error", "from_proxy", "phase", "requests", "unread_bytes",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, may_hold: Callable[[int], bool] = lambda _size: True) -> None:
@@ -69,7 +70,9 @@ class Reader:
         self.phase = "idle"
         self.begun = 0
         self.body_bytes = 0  # how much of the body that is on its way has arrived
+        self.unread_bytes = 0  # how much arrived since the last head or piece of a body was whole
         self.client, self.from_proxy = "", False
+        self._body: list[bytes] = []
         self._ended = False  # the last request of the connection was read; what comes behind it is nobody's
         self._limits = limits
         self._may_hold = may_hold
@@ -81,12 +84,20 @@ class Reader:
             return
         try:
             self._parser.feed_data(data)
+            if self.phase != "idle" or not self.requests:
+                self._count_unread(len(data))
         except httptools.HttpParserUpgrade:
             self._end_here()
         except httptools.HttpParserError as error:
             if str(error) == "Data after `Connection: close`":
                 return
             self.error = self.error or BadInput(f"The request is not valid HTTP/1.1 ({_reason(error)}).")
+
+    def _count_unread(self, size: int) -> None:
+        """llhttp says nothing of a header until it is whole, and httptools keeps it till then, however long it gets."""
+        self.unread_bytes += size
+        if self.unread_bytes > UNREAD_BYTES_MAX:
+            self._fail(HeadersTooLarge("What stands around the body is too long."))
 
     def _end_here(self) -> None:
         """An Upgrade that we do not offer is answered as if it were not there (RFC 9110, 7.8), and the connection ends with it."""
@@ -104,8 +115,8 @@ class Reader:
         self.phase = "head"
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._header_count = self._header_bytes = self._hosts = self.body_bytes = 0
-        self._body: list[bytes] = []
+        self._header_count = self._header_bytes = self._hosts = self.body_bytes = self.unread_bytes = 0
+        self._body = []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -130,6 +141,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         self.phase = "body"
+        self.unread_bytes = 0
         headers, version = self._headers, self._parser.get_http_version()
         if version != "1.1" and version != "1.0":  # noqa: PLR1714  twice as fast as a tuple
             self._fail(BadInput("The HTTP version must be 1.0 or 1.1."))
@@ -144,6 +156,7 @@ class Reader:
 
     def on_body(self, body: bytes) -> None:
         self.body_bytes += len(body)
+        self.unread_bytes = 0
         if self.body_bytes > self._limits.body_bytes:
             self._fail(self._too_large())
         elif self.error is None and not self._may_hold(len(body)):

@@ -85,6 +85,31 @@ def test_what_two_readers_could_differ_on_is_refused(raw: bytes, status: int) ->
         assert error.status == status
 
 
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"y"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX", b"y"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX:", b" "),
+        (b"", b"\r\n"),
+        (CHUNKED[:-2] + b"U: ", b"y"),
+        (CHUNKED[:-2], b"U: y\r\n"),
+        (CHUNKED[: CHUNKED.index(b";") + 1], b"y"),
+        (GET, b"\r\n"),
+    ],
+)
+def test_what_does_not_end_is_refused(begin: bytes, more: bytes) -> None:
+    """A header, a name, empty lines, trailers, or a chunk's words that go on and on are given up after 64 KiB and one read more."""
+    reader = Reader(LIMITS)
+    reader.feed(begin)
+    reader.requests.clear()  # they are answered meanwhile
+    for _ in range(10):
+        reader.feed(more * 8_192)
+    assert reader.error is not None
+    assert reader.error.status == 431
+    assert reader.unread_bytes < 65_536 + 8_192 * len(more) + 1
+
+
 def test_mutated_requests_never_crash_the_reader() -> None:
     """30,000 damaged requests, seeded: each gives requests or an error, never an exception."""
     rng = random.Random(20)
