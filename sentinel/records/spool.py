@@ -5,12 +5,15 @@ Only keeps and gives back, in order; `sentinel.spooling` brings it to the record
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
+from sentinel.errors import StoreFailed, Unavailable
 from sentinel.logs import log
 from sentinel.model import NewJob
 from sentinel.records import rows
@@ -20,6 +23,8 @@ from sentinel.records.sqlite_file import Damaged, SqliteFile, translated
 _SQL = load_queries("spool")
 FILE = "spool.db"
 NAME = "The file of the spool"  # in errors
+RESERVE_BYTES = 8_388_608  # to remove jobs takes space first: SQLite's log grows, and then the file by what stands in the log
+FREE_PAGES_MAX = 1_000  # an empty spool keeps; more is given back to the disk
 
 
 @attrs.frozen
@@ -43,7 +48,8 @@ class Spool:
         self._file.close()
 
     def keep(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
-        """Write all jobs in one commit; True for each that was not here yet."""
+        """Write all jobs in one commit; True for each that was not here yet. Leaves the disk the space to remove them again."""
+        self._check_room()
         given = rows.encode([[job.id, rows.encode(rows.job_row(job))] for job in jobs])
         try:
             created = self._keep(given, now)
@@ -52,6 +58,15 @@ class Spool:
             created = self._keep(given, now)
         new = dict.fromkeys(created, True)
         return [new.pop(job.id, False) for job in jobs]  # of an id that is there twice, the first was new
+
+    def _check_room(self) -> None:
+        """Raise Unavailable while the disk is so full that what is here could not be removed any more."""
+        with translated(NAME):
+            free = shutil.disk_usage(self._path.parent).free
+            logged = self._path.with_name(f"{FILE}-wal")
+            needed = RESERVE_BYTES + (logged.stat().st_size if logged.exists() else 0)
+        if free < needed:
+            raise StoreFailed(f"The disk of the spool has {free / 1e6:.0f} MB left, which it takes to empty it.")
 
     def _keep(self, given: str, now: float) -> set[str]:
         with self._file.transaction():
@@ -66,7 +81,10 @@ class Spool:
         """Remove jobs that the record has, or that nobody was promised; how many are still waiting."""
         with self._file.transaction():
             self._file.execute(_SQL["forget"], {"ids": rows.encode(ids)})
-        return self.count().waiting
+        waiting = self.count().waiting
+        if not waiting:
+            self._shrink()
+        return waiting
 
     def reject(self, job_id: str, reason: str, now: float) -> None:
         """Put a job aside that the record will never take."""
@@ -78,6 +96,13 @@ class Spool:
         """How much is here."""
         with translated(NAME):
             return Spooled(**self._file.execute(_SQL["count"]).fetchone())
+
+    def _shrink(self) -> None:
+        """Give the disk back what an outage has taken; SQLite keeps the pages of removed rows otherwise."""
+        with suppress(Unavailable), translated(NAME):  # another process has it in use: the next time will do
+            if self._file.execute("PRAGMA freelist_count").fetchone()[0] > FREE_PAGES_MAX:
+                self._file.execute("VACUUM")
+                self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _open(self) -> SqliteFile:
         """The file, with its tables; one that is damaged is set aside, and what can be read of it is brought over."""

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sentinel.chaos.disk import open_disk, why_no_disk
+from sentinel.errors import Unavailable
 from sentinel.model import State
 from sentinel.records import rows
 from sentinel.records.spool import FILE, Spool
@@ -33,6 +35,23 @@ def test_what_is_kept_comes_back(spool):
     assert spool.oldest(1) == jobs[:1]
     assert spool.forget([jobs[0].id, "unknown"]) == 2
     assert (spool.count().waiting, spool.count().since) == (2, NOW)
+
+
+@pytest.mark.skipif(why_no_disk() is not None, reason=str(why_no_disk()))
+def test_a_disk_that_it_has_filled_itself(tmp_path):
+    """It stops while there is space to empty it again: nobody else could free any on a disk of its own."""
+    with open_disk(tmp_path / "disk", 48) as disk, closing(Spool(disk.folder, 1.0)) as spool:
+        kept = []
+        with pytest.raises(Unavailable, match="MB left"):
+            while True:
+                jobs = [new_job(input=({"role": "user", "content": "x" * 3_000},)) for _ in range(100)]
+                spool.keep(jobs, NOW)
+                kept += jobs
+        assert len(kept) > 2_000
+        for start in range(0, len(kept), 500):
+            spool.forget([job.id for job in kept[start : start + 500]])
+        assert spool.count().waiting == 0
+        assert spool.keep([new_job()], NOW) == [True]
 
 
 @given(st.text(), st.text(), st.dictionaries(st.text(), st.integers(-(2**63), 2**63 - 1)))
