@@ -53,6 +53,7 @@ async def taken(_request: Request) -> Response:
 
 
 async def test_an_answer_is_logged_with_its_jobs() -> None:
+    """What an acknowledgment says of jobs and duplicates is logged, with the times at which it was planned, sent and answered."""
     async with sender_to(taken) as (sender, attempts):
         await sender.run([Chain((Planned(0.1, webhook()),))])
     (attempt,) = attempts
@@ -61,6 +62,7 @@ async def test_an_answer_is_logged_with_its_jobs() -> None:
 
 
 async def test_a_refusal_is_tried_again_with_the_same_bytes() -> None:
+    """A webhook that is answered 503 is sent again, byte for byte, until it is taken; each attempt is logged."""
     seen: list[bytes] = []
 
     async def third_time(request: Request) -> Response:
@@ -74,6 +76,7 @@ async def test_a_refusal_is_tried_again_with_the_same_bytes() -> None:
 
 
 async def test_silence_is_unknown_and_tried_again() -> None:
+    """What is not answered in time may have been kept: it is logged as unknown, and sent again."""
     calls = Counter[str]()
 
     async def silent_first(request: Request) -> Response:
@@ -88,6 +91,7 @@ async def test_silence_is_unknown_and_tried_again() -> None:
 
 
 async def test_a_refused_connection_has_certainly_sent_nothing() -> None:
+    """Where nobody listens the attempts are failures and not unknown, and the webhook counts as never acknowledged."""
     attempts: list[Attempt] = []
     sender = Sender("127.0.0.1", 1, attempts.append, patience=Patience(first_pause=0.01, pause_max=0.02, seconds=0.1))
     await sender.run([Chain((Planned(0, webhook()),))])
@@ -96,6 +100,7 @@ async def test_a_refused_connection_has_certainly_sent_nothing() -> None:
 
 
 async def test_a_chain_waits_for_each_answer_and_others_do_not() -> None:
+    """Webhooks of a chain are sent in order and one at a time, while those of others go side by side."""
     open_now: set[str] = set()
     order: list[str] = []
 
@@ -171,6 +176,7 @@ def test_the_plan_is_what_platforms_would_send() -> None:
 
 
 def test_a_seed_is_a_plan() -> None:
+    """The same seed plans the same texts at the same times, another seed others."""
     shape = Shape(webhooks=200)
     sources = make_sources(shape, "http://127.0.0.1:1")
     same = [[(chain.links[0].at, chain.links[0].webhook.text) for chain in make_plan(shape, sources, seed)] for seed in (1, 1, 2)]

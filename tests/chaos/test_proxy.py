@@ -43,6 +43,7 @@ async def said(stream: trio.SocketStream, data: bytes) -> bytes:
 
 
 async def test_it_carries_both_ways() -> None:
+    """What is sent through the proxy arrives and comes back whole, on one connection."""
     async with proxied_echo() as proxy, await opened(proxy) as stream:
         assert await said(stream, b"x" * 200_000) == b"x" * 200_000
         assert await said(stream, b"again") == b"again"
@@ -50,6 +51,7 @@ async def test_it_carries_both_ways() -> None:
 
 
 async def test_latency_and_jitter() -> None:
+    """With latency an answer takes at least that long, and without it again no longer than before."""
     async with proxied_echo() as proxy, await opened(proxy) as stream:
         proxy.set(Toxic(latency=0.1, jitter=0.05))
         started = time.perf_counter()
@@ -77,12 +79,14 @@ async def test_hang_swallows_and_ends_with_the_toxic() -> None:
 
 @pytest.mark.parametrize("limit", [0, 1, 7, 40])
 async def test_limit_data_cuts_a_reply(limit: int) -> None:
+    """A reply ends after that many bytes."""
     async with proxied_echo() as proxy, await opened(proxy) as stream:
         proxy.set(Toxic(limit_data=limit))
         assert await said(stream, b"y" * 100) == b"y" * limit
 
 
 async def test_reset_ends_connections_hard() -> None:
+    """A reset breaks the connections that are open, and those that are made while it lasts."""
     async with proxied_echo() as proxy, await opened(proxy) as stream:
         await said(stream, b"hello")
         proxy.set(Toxic(reset=True))
@@ -94,6 +98,7 @@ async def test_reset_ends_connections_hard() -> None:
 
 
 async def test_down_takes_nobody_until_it_is_up() -> None:
+    """While it is down, connections end and new ones break; once it is up again, new ones work."""
     async with proxied_echo() as proxy, await opened(proxy) as stream:
         await said(stream, b"hello")
         proxy.set(Toxic(down=True))
@@ -108,6 +113,7 @@ async def test_down_takes_nobody_until_it_is_up() -> None:
 
 
 async def test_an_upstream_that_is_away_ends_the_connection() -> None:
+    """Where nobody listens behind the proxy, whoever connects to it is hung up on."""
     async with open_proxy(1) as proxy, await opened(proxy) as stream:
         with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()

@@ -58,6 +58,7 @@ def test_the_page_s_table_is_made_from_what_runs_wrote(tmp_path: Path) -> None:
 
 
 def test_a_name_that_does_not_exist_is_said() -> None:
+    """A scenario that there is not is refused by its name."""
     with pytest.raises(NotFound, match="no scenario 'redis-dwon'"):
         choose(["redis-dwon"])
 
@@ -68,6 +69,7 @@ def test_what_is_down_can_be_called_so() -> None:
 
 
 def test_the_short_form_has_something_of_each_kind() -> None:
+    """The short form runs some and not all scenarios, at least one for each thing that can break."""
     short = {scenario.name for scenario in choose([], short=True)}
     assert short < SCENARIOS.keys()
     for kind in ("sqlite", "gateway", "worker", "redis", "postgres", "both", "spool", "drain"):

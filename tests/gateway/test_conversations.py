@@ -94,7 +94,8 @@ async def test_any_id_can_be_erased(api: Api, record: Record, name: str) -> None
     assert (await api.call("DELETE", f"/v1/users/{name}")).status == 202
     while record.erase(time.time()):
         pass
-    assert all("secret" not in str(job.input) for job in map(record.find_job, jobs) if job is not None)
+    erased = [job for job in map(record.find_job, jobs) if job is not None]
+    assert [(job.last_error, list(job.input)) for job in erased] == [("erased", [{"role": "raw", "content": "erased"}])] * 2
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ class TestOpening:
     def test_nobody_else_reads_it(self, bench, path):
         """The file and its WAL, which hold the sources' secrets, are their owner's alone."""
         bench.accept(new_job())
-        for file in path.parent.iterdir():
-            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        assert modes == {"record.db": 0o600, "record.db-wal": 0o600, "record.db-shm": 0o600}
 
     def test_a_file_that_is_no_database(self, path):
         """What is not a database is said to be unusable."""

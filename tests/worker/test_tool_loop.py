@@ -44,6 +44,7 @@ async def test_the_last_question_is_not_lost(sentinel: Sentinel, engine: Scripte
     engine.answers = [*CALCULATE, NO_TOOL, "42"]
     change(sentinel, tools="calculator")
     await talk(sentinel, message("what is 6*7?"))
+    assert len(engine.prompts) == 4
     for prompt in engine.prompts:
         roles = [message["role"] for message in prompt.messages]
         assert all(one != other for one, other in pairwise(roles))
