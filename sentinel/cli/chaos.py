@@ -39,7 +39,8 @@ def run(options: argparse.Namespace, _settings: Settings) -> int:
     from sentinel.chaos.scenarios import SCENARIOS, choose
 
     if options.list:
-        rows = [{"scenario": each.name, "numbers": each.numbers, "what": each.what} for each in SCENARIOS.values()]
+        numbers = {name: ", ".join(map(str, each.numbers)) or None for name, each in SCENARIOS.items()}
+        rows = [{"scenario": name, "numbers": numbers[name], "what": each.what} for name, each in SCENARIOS.items()]
         print_table(rows, ("scenario", "numbers", "what"), "none")
         return 0
     if options.report:

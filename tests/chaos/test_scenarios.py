@@ -13,6 +13,7 @@ from sentinel.chaos.plan import Shape
 from sentinel.chaos.report import Result, as_document, read_document, row, with_table
 from sentinel.chaos.run import Options, run_scenario
 from sentinel.chaos.scenarios import SCENARIOS, choose
+from sentinel.cli import main
 from sentinel.cli.chaos import _part
 from sentinel.errors import BadInput, NotFound
 from sentinel.payload import encode_json
@@ -27,6 +28,17 @@ def test_the_page_lists_every_scenario() -> None:
     page = (ROOT / "docs/faults.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| ([\d, -]*?) ?\|", page, re.MULTILINE))
     assert rows == {name: ", ".join(map(str, scenario.numbers)) or "-" for name, scenario in SCENARIOS.items()}
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """`sentinel chaos --list` has a line for each scenario, with its numbers as docs/faults.md has them."""
+    with pytest.raises(SystemExit) as done:
+        main(["chaos", "--list"])
+    assert done.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(SCENARIOS)
+    assert any(re.match(r"redis-killed +1 +kill -9", line) for line in lines)
+    assert any(re.match(r"sqlite-calm +- +SQLite record", line) for line in lines)
 
 
 def test_the_parts_are_the_whole() -> None:
