@@ -60,17 +60,21 @@ class Entrance:
         if self.tally.is_used_up(terms.jobs, terms.tokens, processes):
             return None
         limits, own = self.limits, None
-        if end_user:
-            if terms.user_rate is not None:
-                limits = (*limits, limiter.person(self.tenant, end_user, terms.user_rate, now_ns))
-            if self.counts_users:
-                own = ledger.tally(self.tenant, end_user)
-                if own.is_used_up(terms.user_jobs, terms.user_tokens, processes):
-                    return None
         for bucket in limits:
             rate = bucket.rate
             if bucket.tat_ns + rate.interval_ns * processes > now_ns + rate.burst_ns:  # `Bucket.wait_ns` begins with the same
                 return None
+        if end_user:  # only now: whom the way refuses is to leave no state of their own
+            own_rate = terms.user_rate
+            if own_rate is not None:
+                person = limiter.person(self.tenant, end_user, own_rate, now_ns)
+                if person.tat_ns + own_rate.interval_ns * processes > now_ns + own_rate.burst_ns:
+                    return None
+                limits = (*limits, person)
+            if self.counts_users:
+                own = ledger.tally(self.tenant, end_user)
+                if own.is_used_up(terms.user_jobs, terms.user_tokens, processes):
+                    return None
         return limits, counted_in(terms, self.tally, own)
 
 

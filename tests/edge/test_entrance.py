@@ -94,6 +94,14 @@ def test_the_look_says_what_the_table_says(subscription: Subscription | None, pr
         assert table.remembers() == short.remembers()
 
 
+def test_a_person_whom_the_way_refuses_leaves_nothing() -> None:
+    """Who comes by a way that is over its limit gets no state of their own: a flood of names makes nobody's limit forgotten."""
+    door = Door(Subscription("acme", "pro", terms=Terms(source_rate=Rate(1, 60), user_rate=Rate(1, 60))), 1)
+    for name in ("ada", "bob", "eve"):
+        door.step(0, Arrival(Caller.CHAT, "signature", "acme", "telegram/bot", [name]), True, None)
+    assert [key.name for key in door.admission.limiter._buckets] == ["telegram/bot/ada"]
+
+
 def test_it_is_the_look_that_lets_them_in() -> None:
     """Where all is well the table is not asked; it is asked when the usage is not known any more."""
     terms = Terms(jobs=9, tokens=9, user_jobs=9, tenant_rate=Rate(9, 9), source_rate=Rate(9, 9), user_rate=Rate(9, 9))
