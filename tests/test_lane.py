@@ -490,14 +490,20 @@ async def test_many_requests_at_once_hold_up_nobody() -> None:
 
 async def test_requests_behind_others_need_not_wait_for_them() -> None:
     """Second requests of many connections that take long are handled at the same time."""
+    here, all_here = 0, trio.Event()
 
     async def handle(request: Request) -> Response:
-        await trio.sleep(0.5 if request.path == "/slow" else 0)
+        nonlocal here
+        if request.path == "/slow":
+            here += 1
+            if here == 200:
+                all_here.set()
+            await all_here.wait()
         return Response(200)
 
     two = GET + b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     async with open_lane(handle=handle) as (_, address):
-        with trio.fail_after(2):  # a few at a time would take 3 s
+        with trio.fail_after(20):  # a few at a time would wait for ever
             async with trio.open_nursery() as nursery:
                 for _ in range(200):
                     nursery.start_soon(exchange, address, two)

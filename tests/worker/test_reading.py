@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from sentinel import retry
 from sentinel.errors import Unavailable
 from sentinel.model import Job, NewJob, State
 from tests.conftest import Sentinel, ended
@@ -160,8 +161,9 @@ async def test_an_outage_costs_no_part(sentinel: Sentinel, engine: ScriptedEngin
     assert found.result["usage"]["completion_tokens"] == 5
 
 
-async def test_another_model_goes_on(sentinel: Sentinel, engine: ScriptedEngine) -> None:
+async def test_another_model_goes_on(sentinel: Sentinel, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker with a smaller context takes over behind the last finished part, with parts of its own size."""
+    monkeypatch.setattr(retry, "BACKOFF_FIRST_SECONDS", 0.5)  # the first worker is to be gone before the second attempt
     engine.answers = ["note 0", Unavailable("gone")]
     job = document_job(prose(600))
     sentinel.record.accept([job], time.time())
