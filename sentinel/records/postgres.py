@@ -187,14 +187,14 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         """The jobs claimed by one statement, how many have to wait for others of their chat, and if there may be more."""
         look, where = self._look(count, looked, now, ids)
         try:
-            columns, found = self._tuples(look, worker=worker, count=count, looked=looked, now=now, **where)
+            found = self._plain(look, worker=worker, count=count, looked=looked, now=now, **where)
         except psycopg.errors.UniqueViolation:  # another worker has just begun on the same conversation
             return [], 0, False
         told = rows.decode(next(row[0] for row in found if row[0] is not None))
         if ids is None:
             self._lines.claimed(rows.decode(told["lines"] or "null"), told["mark"], told["walked"], now)
             self._lines.passed = told["passed"]
-        claims = [] if found[0][columns.index("lease_token")] is None else rows.claims(columns, found)
+        claims = [] if found[0][1] is None else rows.claims(found, now)
         return claims, told["parked"], told["more"]
 
     def _look(self, count: int, looked: int, now: float, ids: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
@@ -248,7 +248,7 @@ class PostgresRecord(PostgresUsage, SqlRecord):
 
     def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
         values = {
-            "states": _array([ending.state for ending in endings]),
+            "states": _states([ending.state for ending in endings]),
             "errors": _texts([ending.error for ending in endings]),
             "run_ats": _numbers([ending.run_at for ending in endings]),
             "uncounts": _numbers([int(ending.uncount) for ending in endings]),
@@ -257,9 +257,9 @@ class PostgresRecord(PostgresUsage, SqlRecord):
         return self._fenced("end", endings, **values, now=now)
 
     def _fenced(self, name: str, items: Sequence[Any], **values: Any) -> list[bool]:
-        """Run a statement that answers with the places, from 1, of the items whose lease holds."""
-        held = {place for (place,) in self._tuples(name, **_leases(items), **values)[1]} if items else set()
-        return [place in held for place in range(1, len(items) + 1)]
+        """Whether each item's lease held, by a statement that answers with the places, from 1, of those whose lease was lost."""
+        lost = {place for (place,) in self._plain(name, **_leases(items), **values)} if items else set()
+        return [place not in lost for place in range(1, len(items) + 1)]
 
     def _rescue_orphans(self, now: float) -> int:
         return len(self._all("rescue", now=now, rescues_max=RESCUES_MAX))
@@ -298,16 +298,13 @@ class PostgresRecord(PostgresUsage, SqlRecord):
     def _all(self, name: str, /, **values: Any) -> list[dict[str, Any]]:
         return self._query(_SQL[name], _with_known_ids(_SQL[name], values))
 
-    def _tuples(self, name: str, /, **values: Any) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """The columns and the rows of a statement that may have many: a dictionary for each would be a third of their cost."""
+    def _plain(self, name: str, /, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a statement that may have many, prepared at once: a dictionary for each would be a third of their cost."""
         with self._translated():
             self._begin_call()
-            cursor = cast("psycopg.Cursor[tuple[Any, ...]]", self._execute(_SQL[name], values))
+            cursor = cast("psycopg.Cursor[tuple[Any, ...]]", self._execute(_SQL[name], values, prepare=True))
             cursor.row_factory = tuple_row
-            return [column.name for column in cursor.description or ()], cursor.fetchall()
-
-    def _plain(self, name: str, /, **values: Any) -> list[tuple[Any, ...]]:
-        return self._tuples(name, **values)[1]
+            return cursor.fetchall()
 
     def _ids(self, ids: Sequence[str]) -> list[str]:
         return [job_id for job_id in ids if _is_uuid(job_id)]
@@ -325,8 +322,8 @@ class PostgresRecord(PostgresUsage, SqlRecord):
     def _named(self, name: str, /, **values: Any) -> psycopg.Cursor[dict[str, Any]]:
         return self._execute(_SQL[name], _with_known_ids(_SQL[name], values))
 
-    def _execute(self, statement: str, values: Any = None) -> psycopg.Cursor[dict[str, Any]]:
-        return self._open().execute(statement, values)
+    def _execute(self, statement: str, values: Any = None, *, prepare: bool | None = None) -> psycopg.Cursor[dict[str, Any]]:
+        return self._open().execute(statement, values, prepare=prepare)
 
     def _begin_call(self, seconds: float | None = None) -> None:
         """From now on `busy_seconds` are left; inside a transaction its own deadline stays."""
@@ -417,6 +414,11 @@ def _uuids(texts: Sequence[str]) -> _Uuids:
     else:
         items = [_LENGTH + bytes.fromhex(text.replace("-", "")) if _is_uuid(text) else _NULL for text in texts]
     return _Uuids(struct.pack(">5i", 1, 1, 2950, len(texts), 1) + b"".join(items))
+
+
+def _states(states: Sequence[State]) -> str:
+    """An array of states; an empty one if all have succeeded, as in most batches."""
+    return _array(states) if any(state is not State.SUCCEEDED for state in states) else _array([])
 
 
 def _texts(texts: Sequence[str | None]) -> str | Sequence[str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
@@ -23,6 +23,9 @@ _DOCUMENT_PLACES = tuple(_FIELDS.index(name) for name in _DOCUMENTS)
 _STATE, _INPUT = _FIELDS.index("state"), _FIELDS.index("input")
 _KEY_FIELDS = tuple(field.name for field in attrs.fields(Key))
 _STATES = {state.value: state for state in State}
+_URGENCY = itemgetter(13, 3)  # of a row of the statement `claim`: its priority, and then its sequence
+
+decode = payload.decode_own_json  # the document of JSON text that `encode` wrote
 
 
 def job_row(job: NewJob) -> list[Any]:
@@ -95,11 +98,20 @@ def tokens(reply: Reply) -> int:
     return int(usage.get("total_tokens", 0)) if isinstance(usage, dict) else 0
 
 
-def claims(columns: Sequence[str], found: Sequence[tuple[Any, ...]]) -> list[Claim]:
-    """The claims of rows without names; `columns` names them. For many rows: what `job` looks up in each is looked up once."""
-    fields, token = itemgetter(*[columns.index(name) for name in _FIELDS]), columns.index("lease_token")
-    urgency = itemgetter(columns.index("priority"), columns.index("sequence"))
-    return [Claim(_job(list(fields(row))), row[token]) for row in sorted(found, key=urgency)]
+def claims(found: Iterable[tuple[Any, ...]], now: float) -> list[Claim]:
+    """The claims of the rows that the statement `claim` answers with at `now`; a worker makes so many that each step counts."""
+    return [
+        Claim(Job(
+            job_id, sequence, State.RUNNING, tenant, channel, source, external_id, conversation, sender, tuple(decode(given)),
+            decode(reply_to), decode(options), fingerprint, priority, attempt, rescues, received_at, created_at, run_at, now, None,
+            None, progress, None if result is None else decode(result), last_error, replay_of, told_at,
+        ), token)
+        for (
+            _, token, job_id, sequence, tenant, channel, source, external_id, conversation, sender, given, reply_to, options,
+            fingerprint, priority, attempt, rescues, received_at, created_at, run_at, progress, result, last_error, replay_of,
+            told_at,
+        ) in sorted(found, key=_URGENCY)
+    ]  # fmt: skip
 
 
 def key(row: Any) -> Key:
@@ -124,8 +136,3 @@ def round_robin(queues: list[list[str]]) -> list[str]:
 def encode(value: Any) -> str:
     """A document as JSON text."""
     return payload.encode_json(value).decode()
-
-
-def decode(text: str) -> Any:
-    """The document of JSON text that `encode` wrote."""
-    return payload.decode_own_json(text)

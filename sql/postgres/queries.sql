@@ -284,6 +284,7 @@ told AS MATERIALIZED (
 -- suspects, one at a time; only if there are any is it asked (CASE) whether this worker runs one, for that may be a walk past dead rows
 -- too. Of the index of what is ready, `walked` says how many dead entries were passed, and `passed` how many jobs. A token is half chance,
 -- which is drawn once, and half the job's number, in as many digits; PostgreSQL would spend more on chance for each than on finding it.
+-- Of a job, what all that is claimed has in common (its state, when it was started, no end) is not sent with each.
 lone AS MATERIALIZED (
     SELECT ctid AS at, sequence, tenant, priority, chat, 0::bigint AS turn FROM queue
     WHERE place = 'suspect' AND CASE WHEN EXISTS (SELECT 1 FROM queue WHERE place = 'suspect') THEN NOT EXISTS (
@@ -313,8 +314,8 @@ claimed AS (
         lease_token = ((SELECT left(replace(gen_random_uuid()::text, '-', ''), 16)) || to_hex(sequence | (1::bigint << 62)))::uuid,
         claimed_place = (SELECT nextval('job_steps_place_seq'))
     WHERE sequence = ANY(ARRAY(SELECT sequence FROM taken)) AND state = 'queued'
-    RETURNING lease_token, id, sequence, state, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
-              priority, attempt, rescues, received_at, created_at, run_at, started_at, finished_at, cancel_at, progress, result, last_error, replay_of, told_at)
+    RETURNING lease_token, id, sequence, tenant, channel, source, external_id, conversation, sender, input, reply_to, options, fingerprint,
+              priority, attempt, rescues, received_at, created_at, run_at, progress, result, last_error, replay_of, told_at)
 SELECT CASE WHEN claimed.sequence IS NOT DISTINCT FROM (SELECT sequence FROM claimed LIMIT 1) THEN json_build_object(  -- once, not with each job
            'parked', (SELECT count(*) FROM parked), 'more', coalesce(more, false), 'lines', lines, 'mark', mark,
            'walked', coalesce(pg_stat_get_xact_tuples_returned('queue_ready'::regclass) - entries - looked_at, 0),
@@ -369,7 +370,7 @@ added AS (
 steps AS (
     INSERT INTO job_steps(job, at, step, attempt, detail)
     SELECT sequence, :now, 'generated', attempt, json_array_length(parts::json) || ' part(s) to send' FROM written)
-SELECT place FROM written
+SELECT place FROM given WHERE place NOT IN (SELECT place FROM written)
 
 -- name: pending_parts
 SELECT part, text, attempts FROM outbox WHERE job_id = :id::uuid AND state = 'pending' ORDER BY part
@@ -388,13 +389,14 @@ steps AS (
     SELECT sequence, :now, CASE state WHEN 'sent' THEN 'delivered' WHEN 'failed' THEN 'delivery_refused' ELSE 'delivery_postponed' END, attempt,
            'part ' || part || coalesce(': ' || nullif(error, ''), '')
     FROM settled ORDER BY place)
-SELECT place FROM owned
+SELECT place FROM given WHERE place NOT IN (SELECT place FROM owned)
 
 -- name: end
 -- A retry, or a release that gives the attempt back, of a job that was cancelled meanwhile ends it instead. The claim and its end stand in
 -- the job's row (`claimed_place`, `ended_place`); where there will be another claim, they are written down as steps.
+-- An array that is empty says that all items have the usual value. The answer is the places of those whose lease was lost: mostly none.
 WITH given AS MATERIALIZED (
-    SELECT id, token, state, error, coalesce(run_at, 0) AS run_at, coalesce(uncount, 0) AS uncount, remember, place
+    SELECT id, token, coalesce(state, 'succeeded') AS state, error, coalesce(run_at, 0) AS run_at, coalesce(uncount, 0) AS uncount, remember, place
     FROM unnest(:ids::uuid[], :tokens::uuid[], :states::text[], :errors::text[], :run_ats::float8[], :uncounts::integer[], :remembers::integer[])
     WITH ORDINALITY AS g(id, token, state, error, run_at, uncount, remember, place)),
 written AS (
@@ -410,6 +412,7 @@ written AS (
     FROM given AS g WHERE j.id = g.id AND j.lease_token = g.token
     RETURNING j.id, j.sequence, j.tenant, CASE WHEN j.options <> '{}' THEN j.options END AS options, j.state, j.attempt, j.rescues, j.run_at,
               j.started_at, j.worker_id, j.claimed_place, j.finished_at, g.state AS wanted, g.error, g.uncount, g.place),
+lost AS MATERIALIZED (SELECT id, error, place FROM given WHERE place NOT IN (SELECT place FROM written)),
 gone AS (DELETE FROM queue WHERE sequence = ANY(ARRAY(SELECT sequence FROM written WHERE finished_at IS NOT NULL))),
 back AS (
     UPDATE queue AS q SET place = place_of(w.state, w.rescues), run_at = w.run_at, worker_id = NULL
@@ -423,8 +426,7 @@ steps AS (
            CASE WHEN finished_at IS NOT NULL THEN state WHEN uncount = 1 THEN 'released' ELSE 'retry_planned' END, attempt, error
     FROM written WHERE wanted = 'queued'
     UNION ALL
-    SELECT nextval('job_steps_place_seq'), j.sequence, :now, 'stale_finish', j.attempt, g.error FROM given AS g JOIN jobs AS j ON j.id = g.id
-    WHERE g.place NOT IN (SELECT place FROM written)),
+    SELECT nextval('job_steps_place_seq'), j.sequence, :now, 'stale_finish', j.attempt, l.error FROM lost AS l JOIN jobs AS j ON j.id = l.id),
 called AS (
     INSERT INTO callbacks(job_id, tenant, url, next_at) SELECT id, tenant, options::json->>'callback_url', :now FROM written
     WHERE finished_at IS NOT NULL AND options::json->>'callback_url' IS NOT NULL ON CONFLICT DO NOTHING),
@@ -434,7 +436,7 @@ remembered AS (
     FROM given AS g JOIN jobs AS j ON j.id = g.id AND j.lease_token = g.token
     WHERE g.remember = 1 AND g.state = 'succeeded' AND j.conversation IS NOT NULL AND g.place IN (SELECT place FROM written)
     ON CONFLICT DO NOTHING)
-SELECT place FROM written
+SELECT place FROM lost
 
 -- name: prune_steps
 DELETE FROM job_steps WHERE job = ANY(ARRAY(

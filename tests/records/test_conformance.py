@@ -209,6 +209,19 @@ class TestClaim:
         assert bench.record.leases(bench.worker) == [Lease(claim.job.id, claim.lease_token, cancelled=False)]
         assert bench.claim() == []
 
+    def test_a_claim_tells_all_of_its_job(self, bench):
+        """What is claimed a second time comes as the record then shows it, with all that it was given and all that befell it."""
+        given = {
+            "conversation": "c", "sender": "Ada", "reply_to": {"chat_id": 5}, "options": {"watch": True}, "fingerprint": "f",
+            "replay_of": "another", "priority": 7, "received_at": NOW - 9,
+        }  # fmt: skip
+        first = bench.running(**given)
+        bench.reply(first, "Hi", text="Hi")
+        bench.end(first, State.QUEUED, error="again", run_at=NOW)
+        (claim,) = bench.claim(now=NOW + 1)
+        assert claim.job == bench.job(first.job.id)
+        assert (claim.job.started_at, claim.job.attempt, claim.job.progress, claim.job.last_error) == (NOW + 1, 2, 1.0, "again")
+
     def test_priority_then_age(self, bench):
         """The smaller priority comes first, and of one priority what came first."""
         late, early, urgent = bench.accept(new_job(priority=200), new_job(received_at=NOW - 2), new_job(priority=5))
@@ -546,6 +559,19 @@ class TestEnd:
         queued = bench.accept(new_job())
         assert bench.record.ended([*done, running.job.id, *queued, "unknown"]) == done
         assert bench.record.ended([]) == set()
+
+
+class TestEndsTogether:
+    def test_each_ends_in_its_own_way(self, bench):
+        """Of endings that are written together each has its own state, and only the one without a lease is refused."""
+        ids = bench.accept(*[new_job() for _ in range(4)])
+        claims = bench.claim(4)
+        states = [State.SUCCEEDED, State.FAILED, State.SUCCEEDED, State.QUEUED]
+        endings = [Ending(claim.job.id, claim.lease_token, state) for claim, state in zip(claims, states, strict=True)]
+        endings[2] = attrs.evolve(endings[2], lease_token=endings[1].lease_token)
+        assert bench.record.end(endings, NOW) == [True, True, False, True]
+        assert [bench.state(job_id) for job_id in ids] == [State.SUCCEEDED, State.FAILED, State.RUNNING, State.QUEUED]
+        assert bench.last_step(ids[2]).step == "stale_finish"
 
 
 class TestCancel:

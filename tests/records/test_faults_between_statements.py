@@ -47,9 +47,9 @@ class CutPostgres(PostgresRecord):
 
     cuts: Cuts
 
-    def _execute(self, statement: str, values: object = None):
+    def _execute(self, statement: str, values: object = None, **more: Any):
         with self.cuts.around(self._break):
-            return super()._execute(statement, values)
+            return super()._execute(statement, values, **more)
 
     def _break(self) -> Exception:
         if self._connection is not None:
