@@ -235,12 +235,20 @@ class Hint:
     A word to the dispatch: this job may be claimed. It may be late, lost or said twice without harm.
 
     `since` is when the job was received, in seconds since the epoch: a word that comes late takes the job's place, not the last.
+    `chat` names the job's conversation, of which one message is answered at a time; "" if it belongs to none.
     """
 
     job_id: str
     tenant: str
     priority: int
     since: float
+    chat: str = ""
+
+    @classmethod
+    def of(cls, job: NewJob | Job) -> Hint:
+        """The word that this job may be claimed."""
+        chat = chat_id(job.tenant, job.channel, job.source, job.conversation)
+        return cls(job.id, job.tenant, job.priority, job.received_at, chat)
 
 
 @attrs.frozen
@@ -296,6 +304,11 @@ def job_id(*identity: str) -> str:
     hashing.update(_prefixed(item))
     digest = hashing.hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:20]}-{digest[20:32]}"
+
+
+def chat_id(tenant: str, channel: str, source: str, conversation: str | None) -> str:
+    """What stands for a conversation where nobody may read it; "" if there is none."""
+    return "" if conversation is None else job_id(tenant, channel, source, conversation)
 
 
 @lru_cache(1_024)

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from sentinel.dispatch.keeper import Keeper
+from sentinel.dispatch.offers import Offers
 from sentinel.errors import Unavailable
 from sentinel.logs import log
 from sentinel.model import Claim
@@ -33,16 +34,18 @@ IDLE_SECONDS = 0.7  # with a dispatch, the record is asked after every other wai
 
 @attrs.define(eq=False)
 class Claiming:
-    """Claims jobs for one worker. `bell` rings for new jobs in the record, where the store has one."""
+    """Claims jobs for one worker. `bell` rings for new jobs in the record, where the store has one; `offers` go with a keeper."""
 
     store: Store
     keeper: Keeper | None = None
     bell: Bell | None = None
+    offers: Offers | None = None
     _dispatched: bool = False
     _wanted: int = 1  # at the last claim; so many are still wanted when the bell has rung
     _rung: list[str] = attrs.field(factory=list)  # what was taken then
     _asked_record: float = float("-inf")
-    _taken: list[str] = attrs.field(factory=list)
+    _claimed: list[str] = attrs.field(factory=list)  # of what the dispatch gave
+    _missed: list[str] = attrs.field(factory=list)
     _pause_seconds: float = 0.0  # before the next look at the record
     # Its own: names that somebody's callbacks have us look up may hold all threads of the common pool for long.
     _ringing: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -67,22 +70,27 @@ class Claiming:
         if not ids:
             return [], False
         claims = await self.store.call(self._claim, worker, count, ids)
-        self._taken += ids
+        claimed = {claim.job.id for claim in claims}
+        self._claimed += claimed
+        self._missed += set(ids) - claimed
         return claims, True
 
     async def settle(self) -> None:
         """
         Tell the dispatch of the hints that were followed: claimed, or not to be had. For when the claimed jobs have begun.
 
-        What could not be claimed and should have been, the sweep brings back.
+        What could not be claimed and should have been, the sweep brings back; in a chat, the look at who is next.
         """
-        ids, self._taken = self._taken, []
-        if not ids or self.keeper is None:
+        claimed, missed = self._claimed, self._missed
+        self._claimed, self._missed = [], []
+        if self.keeper is None or not (claimed or missed):
             return
         try:
-            await self.keeper.call(self.keeper.dispatch.done, ids)
+            await self.keeper.call(self.keeper.dispatch.done, claimed, missed)
         except Unavailable as error:
-            log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)
+            log.debug("dispatch.not_told", jobs=len(claimed) + len(missed), reason=error.detail)
+        if missed and self.offers is not None:
+            self.offers.look_behind(missed)
 
     async def wait(self) -> None:
         """Return when there may be something to claim; never much later than it takes to look at everything once."""

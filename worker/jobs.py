@@ -280,7 +280,8 @@ class Jobs:
             return
         if not ending.state.ended:
             self.offers.postponed(job, ending.run_at)
-        if job.conversation is not None:
+            self.offers.look_behind([job.id])
+        elif job.conversation is not None:
             self.offers.ended(job.id)
 
 

@@ -62,7 +62,8 @@ async def work_until(stopping: trio.Event, settings: Settings) -> None:
     with ExitStack() as opened:
         opened.callback(store.record.close)
         stores = _open_stores(settings, store, opened)
-        claiming = Claiming(store, open_keeper(settings.redis, store), open_bell(settings.record))
+        keeper = open_keeper(settings.redis, store)
+        claiming = Claiming(store, keeper, open_bell(settings.record), open_offers(keeper, store))
         opened.callback(claiming.close)
         presence = await register(store, "starting")
         await _work(stopping, settings, stores, claiming, presence)
@@ -75,7 +76,7 @@ async def _work(stopping: trio.Event, settings: Settings, stores: Stores, claimi
     directory = DirectoryFollower(store)
     await directory.refresh()
     async with open_outbound(settings.send_seconds_max) as outbound, trio.open_nursery() as nursery:
-        offers, pace = open_offers(claiming.keeper, store), Pace()
+        offers, pace = claiming.offers, Pace()
         for task in (
             presence,
             directory,

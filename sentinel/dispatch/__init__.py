@@ -36,13 +36,17 @@ class Dispatch(Protocol):
 
     def enqueue(self, hints: Sequence[Hint]) -> int:
         """
-        How many were new; wakes those who wait. A hint that waits already stays as it is.
+        How many were new; wakes those who wait. A hint that waits already stays as it is. The jobs may be claimed now.
 
         One that is leased waits again: whoever has it may have asked the record before the job could be claimed.
         """
 
     def offer(self, hints: Sequence[Hint]) -> None:
-        """As `enqueue`, in a thread and on a connection of its own."""
+        """
+        As `enqueue`, in a thread and on a connection of its own, for jobs that are new.
+
+        Where others of a hint's chat are known, it waits behind them until it is its turn: see `ended`.
+        """
 
     def take(self, count: int, lease_seconds: float) -> list[str]:
         """
@@ -51,8 +55,20 @@ class Dispatch(Protocol):
         Each is leased: it is waiting again after `lease_seconds` unless `done`.
         """
 
-    def done(self, ids: Sequence[str]) -> None:
-        """Forget these hints if they are still leased: the jobs were claimed, or need no claiming. What was offered again stays."""
+    def done(self, claimed: Sequence[str], missed: Sequence[str] = ()) -> None:
+        """
+        Forget these hints if they are still leased: the jobs were claimed, or were not to be had. What was offered again stays.
+
+        In a chat one that was claimed keeps the others waiting until `ended`. Where one was missed, nothing is as it seemed: all
+        hints of its chat are forgotten. Who is next there has to be asked of the record, and enqueued.
+        """
+
+    def ended(self, ids: Sequence[str]) -> list[str]:
+        """
+        These jobs are over: the next of each chat waits to be taken.
+
+        The ids of those of whose chats nobody else is known here; the record may know somebody.
+        """
 
     def wait(self, seconds: float) -> bool:
         """
@@ -65,7 +81,7 @@ class Dispatch(Protocol):
         """As `take`, in the thread and on the connection of `wait`: for when that has said True."""
 
     def waiting(self) -> int:
-        """How many hints can be taken now."""
+        """How many hints wait, behind others of their chats too."""
 
     def lead(self, seconds: float) -> bool:
         """

@@ -207,15 +207,12 @@ class Keeper:
 
     def _pages(self, before: float) -> Iterator[list[Hint]]:
         """What is ready, page by page; runs in the dispatch's thread, which waits for the record's."""
-        after = 0
-        while True:
-            page = trio.from_thread.run(self._page, after, before)
-            yield [hint for _, hint in page]
-            if len(page) < PAGE:
-                return
-            after = page[-1][0]
+        after: int | None = 0
+        while after is not None:
+            hints, after = trio.from_thread.run(self._page, after, before)
+            yield hints
 
-    async def _page(self, after: int, before: float) -> list[tuple[int, Hint]]:
+    async def _page(self, after: int, before: float) -> tuple[list[Hint], int | None]:
         try:
             return await self.store.call(self.store.record.ready, after, PAGE, before)
         except Unavailable as error:
@@ -223,15 +220,16 @@ class Keeper:
 
     async def _sweep(self) -> None:
         """Enqueue again what has been ready for a while; what of it is new had got lost."""
-        after, before, lost = 0, self.clock() - SETTLED_SECONDS, 0
-        while page := await self._page(after, before):
-            lost += await self.call(self.dispatch.enqueue, [hint for _, hint in page])
-            after = page[-1][0]
-            if len(page) < PAGE:
+        before, lost = self.clock() - SETTLED_SECONDS, 0
+        hints, after = await self._page(0, before)
+        while hints or after is not None:
+            lost += await self.call(self.dispatch.enqueue, hints)
+            if after is None:
                 break
             await trio.sleep(PAGE_SECONDS)
             if not await self.call(self.dispatch.lead, LEAD_SECONDS):
                 break
+            hints, after = await self._page(after, before)
         if lost:
             log.warning("dispatch.found", jobs=lost)
 

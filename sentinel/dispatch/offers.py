@@ -27,7 +27,7 @@ AGAIN_SECONDS = 0.25  # between two looks for what has become due, and before th
 @attrs.define(eq=False)
 class Offers:
     """
-    Hints on their way. `arrived`, `ended` and `postponed` never block and never fail.
+    Hints on their way. `arrived`, `ended`, `look_behind` and `postponed` never block and never fail.
 
     What arrives goes from the thread that has committed it to the one that tells Redis: the way through the event loop would take
     longer than the telling.
@@ -37,6 +37,7 @@ class Offers:
     store: Store
     _hints: deque[Hint] = attrs.field(factory=lambda: deque(maxlen=WAITING_MAX))
     _ended: deque[str] = attrs.field(factory=lambda: deque(maxlen=WAITING_MAX))
+    _unsure: deque[str] = attrs.field(factory=lambda: deque(maxlen=WAITING_MAX))  # the record is asked who is next in their chats
     _later: list[tuple[float, str, Hint]] = attrs.field(factory=list)  # a heap, by when they are due
     _some_arrived: threading.Event = attrs.field(factory=threading.Event)
     _some_ended: trio.Event = attrs.field(factory=trio.Event)
@@ -45,17 +46,22 @@ class Offers:
 
     def arrived(self, jobs: Iterable[NewJob]) -> None:
         """These jobs are in the record. From any thread."""
-        self._hints += [Hint(job.id, job.tenant, job.priority, job.received_at) for job in jobs if job.state is State.QUEUED]
+        self._hints += [Hint.of(job) for job in jobs if job.state is State.QUEUED]
         self._some_arrived.set()
 
     def ended(self, job_id: str) -> None:
-        """This job left the queue; whoever waited behind it in its conversation may be next."""
+        """This job is over; whoever waited behind it in its conversation is next."""
         self._ended.append(job_id)
+        self._some_ended.set()
+
+    def look_behind(self, job_ids: Iterable[str]) -> None:
+        """These jobs were not to be had, or were given back: who is next in their conversations Redis need not know."""
+        self._unsure.extend(job_ids)
         self._some_ended.set()
 
     def postponed(self, job: Job, due: float) -> None:
         """This job was given back, to be claimed again when it is due (seconds since the epoch)."""
-        hint = Hint(job.id, job.tenant, job.priority, job.received_at)
+        hint = Hint.of(job)
         if due <= self.keeper.clock():
             self._hints.append(hint)
             self._some_arrived.set()
@@ -89,16 +95,25 @@ class Offers:
         while True:
             await self._some_ended.wait()
             self._some_ended = trio.Event()
-            while self._ended:
-                ids = _take(self._ended)
+            while self._ended or self._unsure:
+                self._unsure.extend(await self._move_on(_take(self._ended)))
+                ids = _take(self._unsure)
                 try:
-                    hints = await self.store.call(self.store.record.successors, ids)
+                    hints = await self.store.call(self.store.record.successors, ids) if ids else []
                 except Unavailable as error:
                     log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)
-                    self._ended.extendleft(reversed(ids))
+                    self._unsure.extendleft(reversed(ids))
                     await trio.sleep(AGAIN_SECONDS)
                 else:
                     await self._enqueue(hints)
+
+    async def _move_on(self, ids: list[str]) -> list[str]:
+        """Have Redis go on in the chats of these jobs, which are over; those of whose chats it knows nobody else."""
+        try:
+            return await self.keeper.call(self.keeper.dispatch.ended, ids) if ids else []
+        except Unavailable as error:
+            log.debug("dispatch.not_told", jobs=len(ids), reason=error.detail)
+            return ids
 
     async def _enqueue(self, hints: Sequence[Hint]) -> None:
         """Tell Redis; what it cannot take now, a sweep finds when it is back."""

@@ -22,6 +22,7 @@ from sentinel.payload import encode_json
 AT_ONCE = 1_000  # hints or ids in one script: Redis serves nobody else while it runs
 _SINCE_MAX = 2**43  # milliseconds, until the year 2248; times a priority, still a number that Redis keeps exactly
 _REFILL_MS = 10_000  # how long a refill may pause before another may take it over
+RUN_MS = 600_000  # how long a chat waits for the word that a job has ended, which may get lost, before somebody looks at it again
 WAIT_SLACK_SECONDS = 0.3  # how much longer than asked `wait` may take
 BELL_STEP_SECONDS = 0.2  # each step of connecting for `wait`, so that all of them fit into the slack
 
@@ -48,11 +49,11 @@ class RedisDispatch:
             link.drop()
 
     def enqueue(self, hints: Sequence[Hint]) -> int:
-        return sum(int(self._run("enqueue", _text(part))) for part in _parts(hints))
+        return sum(int(self._run("enqueue", _text(part), 1)) for part in _parts(hints))
 
     def offer(self, hints: Sequence[Hint]) -> None:
         for part in _parts(hints):
-            self._run("enqueue", _text(part), link=self._offering)
+            self._run("enqueue", _text(part), 0, link=self._offering)
 
     def take(self, count: int, lease_seconds: float) -> list[str]:
         return self._take(count, lease_seconds, self._link)
@@ -63,9 +64,14 @@ class RedisDispatch:
     def _take(self, count: int, lease_seconds: float, link: Link) -> list[str]:
         return list(self._run("take", min(count, AT_ONCE), round(lease_seconds * 1000), link=link)) if count > 0 else []
 
-    def done(self, ids: Sequence[str]) -> None:
-        for part in _parts(ids):
-            self._run("done", *part)
+    def done(self, claimed: Sequence[str], missed: Sequence[str] = ()) -> None:
+        for part in _parts(claimed):
+            self._run("done", RUN_MS, len(part), *part)
+        for part in _parts(missed):
+            self._run("done", RUN_MS, 0, *part)
+
+    def ended(self, ids: Sequence[str]) -> list[str]:
+        return [job_id for part in _parts(ids) for job_id in self._run("ended", *part)]
 
     def waiting(self) -> int:
         return int(self._run("waiting"))
@@ -192,7 +198,7 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def _text(hints: Sequence[Hint]) -> bytes:
     """The hints as one word of the protocol: the client takes a microsecond for each."""
-    return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, _score(hint))])
+    return encode_json([word for hint in hints for word in (hint.job_id, hint.tenant, _score(hint), hint.chat)])
 
 
 def _score(hint: Hint) -> str:

@@ -173,8 +173,12 @@ class Record(CallbackRecord, DirectoryRecord, MemoryRecord, EffectsRecord, Meter
     def weak_points(self, now: float) -> list[str]:
         """What is wrong with the set-up of the store although it answers, in words for a person; `now` is what our clock says."""
 
-    def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
-        """Jobs that may be claimed and were due before that time, by ascending sequence (the number beside each) above `after`."""
+    def ready(self, after: int, limit: int, before: float) -> tuple[list[Hint], int | None]:
+        """
+        What may be claimed and was due before that time, among the next `limit` jobs with a sequence above `after`.
+
+        Of a conversation that is the next one only. Then the sequence after which to go on; None at the end.
+        """
 
     def successors(self, ids: Sequence[str]) -> list[Hint]:
         """What may be claimed next in the conversations of these jobs."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from sentinel.model import Claim, Hint, Job, NewJob, State
+from sentinel.model import Claim, Hint, Job, NewJob, State, chat_id
 from sentinel.processes import is_gone
 from sentinel.records import (
     MERGED_MAX,
@@ -113,9 +113,9 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
     def counts(self) -> dict[str, int]:
         return {row["state"]: row["jobs"] for row in self._all("counts")}
 
-    def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
+    def ready(self, after: int, limit: int, before: float) -> tuple[list[Hint], int | None]:
         found = self._all("ready", after=after, limit=limit, before=before)
-        return [(row["sequence"], _hint(row)) for row in found]
+        return [_hint(row) for row in found if row["id"] is not None], found[-1]["sequence"] if len(found) == limit else None
 
     def successors(self, ids: Sequence[str]) -> list[Hint]:
         return [_hint(row) for row in self._all("successors", ids=self._ids(ids))]
@@ -274,4 +274,5 @@ class SqlRecord(SqlDirectory, SqlMemory, SqlEffects, SqlWaiting, SqlWatching, Sq
 
 
 def _hint(row: Mapping[str, Any]) -> Hint:
-    return Hint(row["id"], row["tenant"], row["priority"], row["received_at"])
+    chat = chat_id(row["tenant"], row["channel"], row["source"], row["conversation"])
+    return Hint(row["id"], row["tenant"], row["priority"], row["received_at"], chat)

@@ -84,16 +84,23 @@ SELECT at_seconds AS at, step, attempt, detail FROM job_events WHERE job_id = :i
 SELECT CASE WHEN place IN ('ready', 'suspect', 'waiting') THEN 'queued' ELSE place END AS state, count(*) AS jobs FROM queue GROUP BY 1
 
 -- name: ready
--- What may be claimed, to fill the dispatch again or to find what it forgot. The queue is read first, whatever the planner thinks of its
--- size: else an empty queue can cost a walk through all jobs.
+-- What may be claimed, to fill the dispatch again or to find what it forgot; one that is not the next of its chat has no id here. The queue
+-- is read first, whatever the planner thinks of its size: else an empty queue can cost a walk through all jobs.
 WITH due AS MATERIALIZED (
-    SELECT sequence, tenant, priority FROM queue WHERE place = 'ready' AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit)
-SELECT d.sequence, j.id, d.tenant, d.priority, j.received_at
-FROM due AS d CROSS JOIN LATERAL (SELECT id, received_at FROM jobs WHERE sequence = d.sequence OFFSET 0) AS j ORDER BY d.sequence
+    SELECT sequence, tenant, priority, chat FROM queue
+    WHERE place = 'ready' AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit)
+SELECT d.sequence, j.id, d.tenant, d.priority, j.received_at, j.channel, j.source, j.conversation
+FROM due AS d LEFT JOIN LATERAL (
+    SELECT id, received_at, channel, source, conversation FROM jobs
+    WHERE sequence = d.sequence
+      AND (d.chat IS NULL OR NOT EXISTS (SELECT 1 FROM queue WHERE chat = d.chat AND place = 'running')
+                             AND d.sequence = (SELECT sequence FROM queue WHERE chat = d.chat ORDER BY sequence LIMIT 1))
+    OFFSET 0) AS j ON true
+ORDER BY d.sequence
 
 -- name: successors
 -- What may be claimed now in the conversations of jobs that have just left the queue.
-SELECT DISTINCT n.id, q.tenant, q.priority, n.received_at
+SELECT DISTINCT n.id, q.tenant, q.priority, n.received_at, n.channel, n.source, n.conversation
 FROM jobs AS j CROSS JOIN LATERAL (
     SELECT sequence, tenant, priority, place FROM queue WHERE chat = chat_of(j.conversation, j.tenant, j.channel, j.source) ORDER BY sequence LIMIT 1
 ) AS q JOIN jobs AS n ON n.sequence = q.sequence

@@ -5,4 +5,4 @@ if lost then
   return lost
 end
 call('PEXPIRE', REFILL, ARGV[2])
-return add(ARGV[3])
+return add(ARGV[3], true)

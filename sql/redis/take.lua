@@ -7,8 +7,7 @@ if refused then
   return refused
 end
 local count, lease_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
-local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = now_ms()
 
 for _, id in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 1000)) do
   local value = call('HGET', IDS, id)

@@ -83,12 +83,12 @@ SELECT state, count(*) AS jobs FROM jobs WHERE state IN ('scheduled', 'queued', 
 
 -- name: ready
 -- What may be claimed, to fill the dispatch again or to find what it forgot.
-SELECT sequence, id, tenant, priority, received_at FROM jobs
+SELECT sequence, id, tenant, priority, received_at, channel, source, conversation FROM jobs
 WHERE state = 'queued' AND waits = 0 AND sequence > :after AND run_at <= :before ORDER BY sequence LIMIT :limit
 
 -- name: successors
 -- What may be claimed now in the conversations of jobs that have just ended.
-SELECT DISTINCT n.id, n.tenant, n.priority, n.received_at
+SELECT DISTINCT n.id, n.tenant, n.priority, n.received_at, n.channel, n.source, n.conversation
 FROM jobs AS j JOIN jobs AS n ON n.conversation = j.conversation AND n.tenant = j.tenant AND n.channel = j.channel AND n.source = j.source
 WHERE j.id IN (SELECT value FROM json_each(:ids)) AND n.state = 'queued' AND n.waits = 0
 

@@ -24,10 +24,10 @@ PROGRAMS = {
 _numbers = itertools.count(1)
 
 
-def hint(job_id: str = "", tenant: str = "acme", priority: int = 100) -> Hint:
+def hint(job_id: str = "", tenant: str = "acme", priority: int = 100, chat: str = "") -> Hint:
     """A hint with an id of its own, of a job that came after those of the hints before it."""
     number = next(_numbers)
-    return Hint(job_id or f"job-{number}", tenant, priority, number)
+    return Hint(job_id or f"job-{number}", tenant, priority, number, chat)
 
 
 def hints(text: str) -> list[Hint]:

@@ -5,11 +5,13 @@ import threading
 import time
 from collections import Counter
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+import sentinel.dispatch.redis
 from sentinel.dispatch import Stale, open_dispatch
 from sentinel.dispatch.redis import RedisDispatch
 from sentinel.errors import SettingsError, Unavailable
@@ -38,6 +40,130 @@ def test_offered_again_while_somebody_looks(dispatch):
     dispatch.done(["a1", "a2"])
     assert dispatch.waiting() == 1
     assert dispatch.take(2, LEASE) == ["a1"]
+
+
+def chat(text: str) -> list[Hint]:
+    """As `hints`, all of one chat."""
+    return [attrs.evolve(one, chat="c1") for one in hints(text)]
+
+
+def test_a_chat_is_handed_out_one_at_a_time(dispatch):
+    """Of new hints of a chat the first waits, and the next when that job has ended; whatever else is there is not concerned."""
+    dispatch.offer([*chat("a1 a2"), hint("a3", "a", chat="c2"), hint("a4", "a")])
+    dispatch.offer(chat("a5"))
+    assert dispatch.waiting() == 5
+    assert dispatch.take(9, LEASE) == ["a1", "a3", "a4"]
+    dispatch.done(["a1", "a3", "a4"])
+    assert dispatch.take(9, LEASE) == []
+    assert dispatch.ended(["a1"]) == []
+    assert dispatch.wait(1)
+    assert dispatch.take(9, LEASE) == ["a2"]
+    dispatch.done(["a2"])
+    assert dispatch.ended(["a3", "a2"]) == ["a3"]
+    assert dispatch.take(9, LEASE) == ["a5"]
+    dispatch.done(["a5"])
+    assert dispatch.ended(["a5"]) == ["a5"]
+    assert dispatch.waiting() == 0
+
+
+def test_a_chat_goes_in_order_of_arrival(dispatch):
+    """Within a chat neither priority counts nor when a message was received; between chats it does."""
+    wanted = [hint("a4", "a", 5, "c1"), hint("a2", "a", 9, "c1"), hint("a3", "a", 0, "c1"), hint("a1", "a", 6, "c2")]
+    dispatch.offer([attrs.evolve(one, since=1.0) for one in wanted])
+    order = []
+    while taken := dispatch.take(1, LEASE):
+        order += taken
+        dispatch.done(taken)
+        dispatch.ended(taken)
+    assert order == ["a4", "a1", "a2", "a3"]
+
+
+def test_ended_before_it_is_done(dispatch):
+    """A job may end before its hint is said to be followed: the next of its chat waits then, and stays."""
+    dispatch.offer(chat("a1 a2"))
+    dispatch.take(1, LEASE)
+    assert dispatch.ended(["a1"]) == []
+    dispatch.done(["a1"])
+    assert dispatch.take(9, LEASE) == ["a2"]
+
+
+def test_a_job_that_ended_elsewhere(dispatch):
+    """The hint of a job that somebody claimed from the record and has ended is forgotten, and its chat goes on."""
+    dispatch.offer(chat("a1 a2"))
+    assert dispatch.ended(["a1"]) == []
+    assert dispatch.take(9, LEASE) == ["a2"]
+    assert dispatch.ended(["never seen"]) == ["never seen"]
+
+
+def test_two_of_a_chat_end_at_once(dispatch):
+    """However many jobs of a chat end in one word, one hint of it waits then."""
+    dispatch.offer(chat("a1 a2 a3 a4"))
+    dispatch.take(1, LEASE)
+    assert dispatch.ended(["a2", "a1", "never seen"]) == ["never seen"]
+    assert dispatch.take(9, LEASE) == ["a3"]
+
+
+def test_a_miss_in_a_chat(dispatch):
+    """If a job of a chat was not to be had, its chat is forgotten, and goes on with whoever is told then."""
+    dispatch.offer(chat("a1 a2 a3"))
+    dispatch.take(1, LEASE)
+    dispatch.done([], ["a1"])
+    assert dispatch.waiting() == 0
+    assert dispatch.ended(["a1"]) == ["a1"]
+    assert dispatch.enqueue(chat("a2")) == 1
+    dispatch.offer(chat("a4"))
+    assert dispatch.take(9, LEASE) == ["a2"]
+
+
+def test_a_miss_that_was_offered_again(dispatch):
+    """What was offered again while somebody looked in vain stays, and so does its chat."""
+    dispatch.offer(chat("a1 a2"))
+    dispatch.take(1, LEASE)
+    dispatch.enqueue(chat("a1"))
+    dispatch.done([], ["a1"])
+    assert dispatch.take(9, LEASE) == ["a1"]
+    assert dispatch.waiting() == 1
+
+
+def test_the_record_knows_better(dispatch):
+    """What the record says may be claimed waits at once, though others of its chat are known: a word that they ended was lost."""
+    dispatch.offer(chat("a1 a2 a3"))
+    dispatch.done(dispatch.take(1, LEASE))
+    assert dispatch.enqueue(chat("a2")) == 0
+    assert dispatch.take(9, LEASE) == ["a2"]
+    dispatch.done(["a2"])
+    assert dispatch.enqueue(chat("a0")) == 1
+    assert dispatch.take(9, LEASE) == ["a0"]
+
+
+def test_a_chat_that_nobody_speaks_of_any_more(dispatch, monkeypatch):
+    """A job of whose end no word comes is handed out again after a while: a look at it in vain puts its chat right."""
+    monkeypatch.setattr(sentinel.dispatch.redis, "RUN_MS", 20)
+    dispatch.offer(chat("a1 a2"))
+    dispatch.done(dispatch.take(1, LEASE))
+    assert dispatch.take(9, LEASE) == []
+    time.sleep(0.03)
+    assert dispatch.take(9, LEASE) == ["a1"]
+
+
+def test_a_chat_of_thousands(dispatch, server):
+    """A flooded chat goes on, and is forgotten whole, in as few steps as any."""
+    dispatch.offer([attrs.evolve(hint(f"a{number}"), chat="c1") for number in range(12_000)])
+    assert dispatch.take(9, LEASE) == ["a0"]
+    dispatch.done([], ["a0"])
+    assert dispatch.waiting() == 0
+    assert server.ask("EXISTS", f"{PREFIX}c:c1").strip() == ":0"
+
+
+def test_a_hint_of_before_there_were_chats(dispatch, server):
+    """What an earlier Sentinel has left in Redis is handed out, comes back after its lease, and is forgotten when it is done."""
+    dispatch.enqueue(hints("a1"))
+    server.ask("HSET", f"{PREFIX}ids", "a1", "100:a")
+    assert dispatch.take(1, 0.02) == ["a1"]
+    time.sleep(0.03)
+    assert dispatch.take(1, LEASE) == ["a1"]
+    dispatch.done(["a1"])
+    assert dispatch.enqueue(hints("a1")) == 1
 
 
 def test_twice_in_one_call(dispatch):
@@ -212,8 +338,9 @@ def test_nothing_grows(dispatch, server):
     """However many tenants come and go, Redis keeps nothing of them."""
     dispatch.enqueue([hint(tenant="steady") for _ in range(300)])
     for number in range(200):
-        dispatch.enqueue([hint(tenant=f"tenant-{number}")])
-        dispatch.done(dispatch.take(2, LEASE))
+        dispatch.offer([hint(tenant=f"tenant-{number}", chat=f"{number:x}")])
+        dispatch.done(taken := dispatch.take(2, LEASE))
+        dispatch.ended(taken)
     assert server.ask("ZCARD", f"{PREFIX}served").strip() in (":0", ":1", ":2")
     assert int(server.ask("DBSIZE")[1:]) < 10
 
@@ -396,16 +523,29 @@ def test_a_rebuild_that_was_overtaken(dispatch, server, connect):
 # Accidents
 
 
-@pytest.mark.parametrize("lost", ["ids", "ring", "leases", "t:a", "tick", "bell", "served", "leader"])
+@pytest.mark.parametrize("lost", ["ids", "c:c1", "ring", "leases", "t:a", "tick", "bell", "served", "leader"])
 def test_a_key_that_vanished(dispatch, server, connect, lost):
     """If Redis drops any one of the keys, enqueueing everything again brings every job back within a lease."""
-    dispatch.enqueue(hints("a1 a2 a3 b1"))
+    wanted = [*hints("a1 a2 a3 b1"), *chat("a4 a5")]
+    dispatch.offer(wanted)
     dispatch.take(2, 0.02)
     server.ask("DEL", PREFIX + lost)
     fresh = connect(server.url)
-    fresh.enqueue(hints("a1 a2 a3 b1"))
+    fresh.enqueue(wanted)
     time.sleep(0.03)
-    assert set(fresh.take(9, LEASE)) | set(fresh.take(9, LEASE)) == {"a1", "a2", "a3", "b1"}
+    assert set(fresh.take(9, LEASE)) | set(fresh.take(9, LEASE)) == {"a1", "a2", "a3", "b1", "a4", "a5"}
+
+
+def test_a_chat_whose_hints_vanished(dispatch, server):
+    """If Redis drops all that it knew of the jobs, their chats are the record's to know."""
+    dispatch.offer(chat("a1 a2"))
+    server.ask("DEL", f"{PREFIX}ids")
+    dispatch.done(dispatch.take(1, LEASE))
+    assert dispatch.ended(["a1"]) == ["a1"]
+    assert dispatch.enqueue(chat("a3")) == 1
+    dispatch.done(dispatch.take(1, LEASE))
+    assert dispatch.ended(["a3"]) == ["a3"]
+    assert server.ask("EXISTS", f"{PREFIX}c:c1").strip() == ":0"
 
 
 def test_closed_while_somebody_waits(dispatch):
@@ -440,6 +580,11 @@ def test_opened_by_url(server):
 # The model
 
 
+def _chat(job_id: str) -> str:
+    """Half of the jobs belong to one of two chats of their tenant."""
+    return f"{job_id[0]}{int(job_id[1:]) % 2}" if job_id[1:] in "0123" else ""
+
+
 class Model(RuleBasedStateMachine):
     """The same in plain Python, one id at a time."""
 
@@ -451,13 +596,23 @@ class Model(RuleBasedStateMachine):
         assert dispatch.rebuild([])
         self.known: dict[str, tuple[int, int, str]] = {}  # id: priority, order, tenant
         self.leased: set[str] = set()
+        self.behind: set[str] = set()  # others of their chats
         self.ring: dict[str, int] = {}
         self.served: dict[str, int] = {}
         self.order = 0
 
     def queue(self, tenant: str) -> list[str]:
-        mine = [job_id for job_id, (_, _, owner) in self.known.items() if owner == tenant and job_id not in self.leased]
-        return sorted(mine, key=self.known.__getitem__)
+        mine = [job_id for job_id, (_, _, owner) in self.known.items() if owner == tenant]
+        return sorted({*mine} - self.leased - self.behind, key=self.known.__getitem__)
+
+    def line(self, chat: str) -> list[str]:
+        return sorted((job_id for job_id in self.known if chat and _chat(job_id) == chat), key=lambda job_id: self.known[job_id][1])
+
+    def forget(self, job_id: str) -> None:
+        _, _, tenant = self.known.pop(job_id)
+        self.leased.discard(job_id)
+        self.behind.discard(job_id)
+        self.leave_if_empty(tenant)
 
     def join(self, tenant: str) -> None:
         if not self.ring:
@@ -469,16 +624,27 @@ class Model(RuleBasedStateMachine):
         if tenant in self.ring and not self.queue(tenant):
             self.served[tenant] = self.ring.pop(tenant)
 
-    @rule(batch=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6), st.integers(0, 2)), max_size=8))
-    def enqueue(self, batch):
+    @rule(batch=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 6), st.integers(0, 2)), max_size=8), ready=st.booleans())
+    def enqueue(self, batch, ready):
         places = itertools.count(self.order + 1)
-        wanted = [Hint(f"{tenant}{number}", tenant, priority, next(places)) for tenant, number, priority in batch]
-        new = [one.job_id for one in wanted if one.job_id not in self.known]
+        wanted = [
+            Hint(f"{tenant}{number}", tenant, priority, next(places), _chat(f"{tenant}{number}"))
+            for tenant, number, priority in batch
+        ]
+        known, new = {*self.known}, {one.job_id for one in wanted} - self.known.keys()
         for one in wanted:
             self.order += 1
-            self.known.setdefault(one.job_id, (one.priority, self.order, one.tenant))
-        assert self.dispatch.enqueue(wanted) == len(set(new))
-        self.leased -= {one.job_id for one in wanted}
+            if one.job_id in known:
+                self.leased.discard(one.job_id)
+                self.behind.discard(one.job_id)
+            elif one.job_id not in self.known:
+                if self.line(one.chat) and not ready:
+                    self.behind.add(one.job_id)
+                self.known[one.job_id] = one.priority, self.order, one.tenant
+        if ready:
+            assert self.dispatch.enqueue(wanted) == len(new)
+        else:
+            self.dispatch.offer(wanted)
         for tenant in {one.tenant for one in wanted}:
             if self.queue(tenant):
                 self.join(tenant)
@@ -499,10 +665,28 @@ class Model(RuleBasedStateMachine):
     @rule(data=st.data())
     def done(self, data):
         ids = data.draw(st.lists(st.sampled_from([*sorted(self.known), "unknown"]), max_size=5, unique=True))
-        self.dispatch.done(ids)
-        for job_id in self.leased.intersection(ids):
-            del self.known[job_id]
-        self.leased.difference_update(ids)
+        claimed = data.draw(st.integers(0, len(ids)))
+        self.dispatch.done(ids[:claimed], ids[claimed:])
+        for job_id in ids[:claimed]:
+            if job_id in self.leased and not _chat(job_id):
+                self.forget(job_id)
+        for job_id in self.leased.intersection(ids[claimed:]):
+            for other in {job_id, *self.line(_chat(job_id))} & self.known.keys():
+                self.forget(other)
+
+    @rule(data=st.data())
+    def ended(self, data):
+        ids = data.draw(st.lists(st.sampled_from([*sorted(self.known), "unknown"]), max_size=5, unique=True))
+        chats = {job_id: _chat(job_id) if job_id in self.known else "" for job_id in ids}
+        for job_id in self.known.keys() & ids:
+            self.forget(job_id)
+        nexts = {job_id: line[0] for job_id, chat in chats.items() if (line := self.line(chat))}
+        assert self.dispatch.ended(ids) == [job_id for job_id in ids if job_id not in nexts]
+        for job_id in nexts.values():
+            self.leased.discard(job_id)
+            self.behind.discard(job_id)
+        for job_id in nexts.values():
+            self.join(self.known[job_id][2])
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def expire(self, data, count):

@@ -34,14 +34,15 @@ class Jobs:
         self.ready_since |= dict.fromkeys(new, since)
         return [one.job_id for one in new]
 
-    def ready(self, after: int, limit: int, before: float) -> list[tuple[int, Hint]]:
+    def ready(self, after: int, limit: int, before: float) -> tuple[list[Hint], int | None]:
         self.asked += 1
         if self.hold is not None:
             assert self.hold.wait(10)
         if self.down:
             raise Unavailable("the record is locked")
         numbered = enumerate(self.ready_since.items(), start=1)
-        return [(number, one) for number, (one, since) in numbered if number > after and since < before][:limit]
+        found = [(number, one) for number, (one, since) in numbered if number > after and since < before][:limit]
+        return [one for _, one in found], found[-1][0] if len(found) == limit else None
 
 
 @attrs.define(eq=False)

@@ -26,14 +26,14 @@ class Dispatched:
     def accept(self, jobs: Sequence[NewJob], now: float) -> list[bool]:
         created = self.record.accept(jobs, now)
         new = [job for job, fresh in zip(jobs, created, strict=True) if fresh and job.state is State.QUEUED]
-        self.dispatch.enqueue([Hint(job.id, job.tenant, job.priority, job.received_at) for job in new])
+        self.dispatch.offer([Hint.of(job) for job in new])
         return created
 
     def claim(self, worker: int, count: int, now: float) -> list[Claim]:
         self.record.promote(now)
         claims = self._take(worker, count, now)
         if len(claims) < count:  # what the sweep would find: retried, rescued, promoted
-            self.dispatch.enqueue([hint for _, hint in self.record.ready(0, 10_000, float("inf"))])
+            self.dispatch.enqueue(self.record.ready(0, 10_000, float("inf"))[0])
             claims += self._take(worker, count - len(claims), now)
         if len(claims) < count:  # what only the record hands out: suspects
             claims += self.record.claim(worker, count - len(claims), now)
@@ -42,13 +42,19 @@ class Dispatched:
     def _take(self, worker: int, count: int, now: float) -> list[Claim]:
         claims: list[Claim] = []
         while len(claims) < count and (ids := self.dispatch.take(count - len(claims), self.lease_seconds)):
-            claims += self.record.claim(worker, len(ids), now, ids)
-            self.dispatch.done(ids)
+            found = self.record.claim(worker, len(ids), now, ids)
+            claimed = {claim.job.id for claim in found}
+            missed = [job_id for job_id in ids if job_id not in claimed]
+            self.dispatch.done([*claimed], missed)
+            self.dispatch.enqueue(self.record.successors(missed))
+            claims += found
         return claims
 
     def end(self, endings: Sequence[Ending], now: float) -> list[bool]:
         written = self.record.end(endings, now)
-        self.dispatch.enqueue(self.record.successors([ending.job_id for ending in endings]))
+        over = [ending.job_id for ending in endings if ending.state.ended]
+        others = [ending.job_id for ending in endings if not ending.state.ended]
+        self.dispatch.enqueue(self.record.successors(others + self.dispatch.ended(over)))
         return written
 
     def close(self) -> None:

@@ -1093,6 +1093,26 @@ class TestReading:
             bench.accept(new_job(external_id="x"))
         assert seen == ids[::-1]
 
+    def test_what_may_be_claimed(self, bench):
+        """Whoever fills a dispatch is told of each chat only whose turn it is, a page at a time, and not what is not due."""
+        chat, other, lone = new_job(conversation="c"), new_job(conversation="d"), new_job()
+        bench.accept(new_job(conversation="r"))
+        (running,) = bench.claim(1)
+        bench.accept(new_job(conversation="r"), chat, new_job(conversation="c"), other, lone)
+
+        def pages(limit: int) -> list[str]:
+            hints, after = bench.record.ready(0, limit, NOW + 1)
+            while after is not None:
+                page, after = bench.record.ready(after, limit, NOW + 1)
+                hints += page
+            return [hint.job_id for hint in hints]
+
+        wanted = [chat.id, other.id, lone.id]
+        assert pages(1) == pages(2) == pages(100) == wanted
+        assert bench.record.ready(0, 100, NOW - 1) == ([], None)
+        bench.end(running, State.SUCCEEDED)
+        assert len(pages(100)) == 4
+
     def test_queue_position(self, bench):
         """A job's position is how many are queued before it, by priority and age."""
         claim = bench.running()

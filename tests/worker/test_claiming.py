@@ -74,8 +74,8 @@ async def working(server: RedisServer, folder: Path) -> AsyncIterator[Work]:
     with closing(open_record(url)) as record, closing(open_record(url)) as own:
         store = Store(own)
         keeper = Keeper(RedisDispatch(server.url), store)
-        claiming = Claiming(store, keeper, open_bell(url))
         offers = Offers(keeper, store)
+        claiming = Claiming(store, keeper, open_bell(url), offers)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
             nursery.start_soon(offers.run)
@@ -133,9 +133,7 @@ async def test_a_chat_goes_on_while_somebody_looks(server, tmp_path):
         (claim,) = (await work.claiming.claim(work.worker, 2))[0]
         assert claim.job.id == first
         work.end(claim)
-        with trio.fail_after(2):
-            while work.dispatch.waiting() < 1:
-                await trio.sleep(0.01)
+        assert await trio.to_thread.run_sync(work.dispatch.wait, 2.0)
         await work.claiming.settle()
         assert work.dispatch.take(2, 5.0) == [second]
 
@@ -148,13 +146,13 @@ def nobody_looks(monkeypatch) -> None:
 
 
 async def test_a_chat_goes_on_after_an_outage_of_the_record(server, tmp_path, monkeypatch, nobody_looks):
-    """If the record goes away just after it has taken an ending, the next of the chat is hinted as soon as it is back."""
+    """If the record goes away just after it has taken an ending, who is next of the chat is hinted as soon as it is back."""
     async with working(server, tmp_path) as work:
-        first, second = work.accept(*[new_job(conversation="c") for _ in range(2)])
-        while work.dispatch.waiting() < 2:
-            await trio.sleep(0.01)
+        (first,) = work.accept(new_job(conversation="c"))
         (claim,) = await work.next()
         assert claim.job.id == first
+        second = new_job(conversation="c")
+        work.record.accept([second], time.time())  # Redis is not told
         failing = 3
 
         def successors(ids: list[str]) -> list[Hint]:
@@ -166,7 +164,70 @@ async def test_a_chat_goes_on_after_an_outage_of_the_record(server, tmp_path, mo
 
         monkeypatch.setattr(work.claiming.store.record, "successors", successors)
         work.end(claim)
+        assert [claim.job.id for claim in await work.next(2.0)] == [second.id]
+
+
+async def test_a_chat_goes_on_after_a_look_in_vain(server, tmp_path, nobody_looks):
+    """If a message was claimed and ended without a word to Redis, whoever follows its hint in vain brings the next of its chat."""
+    async with working(server, tmp_path) as work:
+        first, second = work.accept(*[new_job(conversation="c") for _ in range(2)])
+        while work.dispatch.waiting() < 2:
+            await trio.sleep(0.01)
+        (claim,) = work.record.claim(work.worker, 1, time.time())
+        assert work.record.end([Ending(first, claim.lease_token, State.SUCCEEDED)], time.time()) == [True]
         assert [claim.job.id for claim in await work.next(2.0)] == [second]
+
+
+async def test_a_chat_goes_on_after_a_job_was_cancelled(server, tmp_path, nobody_looks):
+    """A message that was cancelled before it began keeps nobody behind it."""
+    async with working(server, tmp_path) as work:
+        ids = work.accept(*[new_job(conversation="c") for _ in range(3)])
+        while work.dispatch.waiting() < 3:
+            await trio.sleep(0.01)
+        work.record.cancel(ids[0], "default", time.time())
+        (claim,) = await work.next(2.0)
+        assert claim.job.id == ids[1]
+        work.end(claim)
+        assert [claim.job.id for claim in await work.next(2.0)] == [ids[2]]
+
+
+async def test_two_workers_look_at_nothing_in_vain(server, tmp_path, monkeypatch, nobody_looks):
+    """However two workers share the chats, no hint is handed out of a message that has to wait, and every chat is in order."""
+    async with working(server, tmp_path) as work, trio.open_nursery() as nursery:
+        jobs = [new_job(conversation=f"c{number % 10}") for number in range(60)]
+        work.accept(*jobs)
+        while work.dispatch.waiting() < len(jobs):
+            await trio.sleep(0.01)
+        order: list[str] = []
+        missed: list[str] = []
+        record = work.claiming.store.record
+        truly = record.claim
+
+        def claim(worker: int, count: int, now: float, ids: list[str] | None = None) -> list[Claim]:
+            claims = truly(worker, count, now, ids)
+            missed.extend({*(ids or ())} - {claim.job.id for claim in claims})
+            return claims
+
+        monkeypatch.setattr(record, "claim", claim)
+
+        async def drain() -> None:
+            mine = attrs.evolve(work, claiming=Claiming(work.claiming.store, work.offers.keeper, None, work.offers))
+            while len(order) < len(jobs):
+                with trio.move_on_after(0.5):
+                    claims = await mine.next()
+                    order.extend(claim.job.id for claim in claims)
+                    for claim in claims:
+                        mine.end(claim)
+
+        nursery.start_soon(drain)
+        nursery.start_soon(drain)
+        with trio.fail_after(10):
+            while len(order) < len(jobs):
+                await trio.sleep(0.01)
+        assert sorted(order, key=lambda job_id: next(job.conversation for job in jobs if job.id == job_id)) == [
+            job.id for number in range(10) for job in jobs if job.conversation == f"c{number}"
+        ]
+        assert missed == []
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.7])

@@ -69,7 +69,7 @@ class Side:
             handle(claim.job.options.get("sent", 0.0))
 
         presence = await register(self.store, "ready")
-        claiming = Claiming(self.store, self.keeper, open_bell(self.url))
+        claiming = Claiming(self.store, self.keeper, open_bell(self.url), self.offers)
         writing = Store(open_record(self.url, prepared=False))
         calm_garbage_collector()  # as `sentinel worker` does
         async with trio.open_nursery() as nursery:
