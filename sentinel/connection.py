@@ -39,7 +39,7 @@ class Connection:
 
     __slots__ = (
         "_began", "_busy", "_first", "_held_bytes", "_hung_up", "_lane", "_lingering", "_opened", "_out", "_reader", "_reading",
-        "_secure", "_seen", "_socket", "_unread", "address", "closed", "deadline", "slow",
+        "_secure", "_seen", "_socket", "_unread", "address", "closed", "deadline", "seen_at", "slow",
     )  # fmt: skip
 
     def __init__(self, lane: Lane, accepted: socket.socket, address: str, from_proxy: bool) -> None:
@@ -47,6 +47,7 @@ class Connection:
         self.closed = False
         self.slow = False  # in the middle of a request that did not come at once, or of an answer that its reader did not take
         self.deadline = lane.now + HEAD_SECONDS_MAX
+        self.seen_at = lane.now  # when the poller saw that something came, which may have to wait before it is read
         self._began = lane.now
         self._lane = lane
         self._socket: socket.socket | TlsSocket = accepted
@@ -215,7 +216,7 @@ class Connection:
         """What follows from what was read: the next request's turn, a refusal, or more patience."""
         reader = self._reader
         while reader.requests and self._out is None and not (self._lingering or self.closed):
-            self._began, self.deadline, self._busy = self._lane.now, NEVER, True
+            self._began, self.deadline, self._busy = self.seen_at, NEVER, True
             if self._is_taken(reader.requests[0][0]):
                 return  # and may be answered already
             self._busy = False

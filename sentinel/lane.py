@@ -28,6 +28,7 @@ from sentinel.tls import TlsSocket, TlsStream
 
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
+QUICK_AT_A_TIME = 32  # each may be a whole webhook; in between, a commit that is over is answered and the next one begun
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
 SLOW_AT_A_TIME, LATE_AT_A_TIME = 32, 32  # of those who dawdle, before anybody else is looked after again
 PIPELINED_AT_A_TIME = 8  # the same for requests that came with another one of their connection
@@ -68,7 +69,8 @@ class Lane:
     _served: dict[int, Connection] = attrs.field(factory=dict, init=False)
     _listeners: dict[int, socket.socket] = attrs.field(factory=dict, init=False)
     _epoll: select.epoll = attrs.field(factory=select.epoll, init=False)
-    _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # what it has not been told yet
+    _quick: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # what it has not been told yet
+    _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # the same, of those who dawdle
     _turns: deque[Connection] = attrs.field(factory=deque, init=False)
     _taking_turns: bool = attrs.field(default=False, init=False)
     _left: deque[tuple[Connection, Request, Answer]] = attrs.field(factory=deque, init=False)  # for the tasks of the pool
@@ -123,9 +125,9 @@ class Lane:
         Those in the middle of a request or an answer come behind the others, some at a time: thousands that send a byte each would
         otherwise hold up whoever sends a request whole.
         """
-        epoll, served, slow = self._epoll, self._served, self._slow
+        epoll, served, quick, slow = self._epoll, self._served, self._quick, self._slow
         while True:
-            if slow:
+            if quick or slow:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(epoll.fileno())
@@ -133,16 +135,20 @@ class Lane:
             for descriptor, events in epoll.poll(0, EVENTS_AT_A_TIME):
                 connection = served.get(descriptor)
                 if connection is not None:
-                    if connection.slow:
-                        slow[connection] = slow.get(connection, 0) | events
-                    else:
-                        self._guard(connection, connection.ready, events)
+                    waiting = slow if connection.slow else quick
+                    if connection not in waiting:
+                        connection.seen_at = self.now
+                    waiting[connection] = waiting.get(connection, 0) | events
                 elif descriptor in self._listeners and not self.closing:
                     self._accept(self._listeners[descriptor])
-            for _ in range(min(len(slow), SLOW_AT_A_TIME)):
-                connection, events = slow.popitem(last=False)
-                if not connection.closed:
-                    self._guard(connection, connection.ready, events)
+            self._tell(quick, QUICK_AT_A_TIME)
+            self._tell(slow, SLOW_AT_A_TIME)
+
+    def _tell(self, waiting: OrderedDict[Connection, int], at_a_time: int) -> None:
+        for _ in range(min(len(waiting), at_a_time)):
+            connection, events = waiting.popitem(last=False)
+            if not connection.closed:
+                self._guard(connection, connection.ready, events)
 
     async def _end_the_late(self) -> None:
         """Tell whoever has waited too long for its peer: one clock for all, cheaper than a cancel scope for each wait."""

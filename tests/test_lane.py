@@ -671,3 +671,24 @@ async def test_closing_waits_for_answers() -> None:
         assert answer.endswith(b"later 1")
         assert b"connection: close" in answer
     later.answer()
+
+
+async def test_who_waits_unread_is_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others are handled one after the other, the wait begins when the poller has seen a request, not when it is read."""
+    monkeypatch.setattr("sentinel.lane.QUICK_AT_A_TIME", 1)
+    monkeypatch.setattr("sentinel.connection.QUEUE_SECONDS_MAX", 0.2)
+
+    def begin(_request: Request, answer: Answer) -> bool:
+        time.sleep(0.05)  # the work of a webhook, which nothing else can interrupt
+        answer(Response(200))
+        return True
+
+    async with open_lane(begin=begin) as (_, address), AsyncExitStack() as held:
+        streams = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(12)]
+        await trio.sleep(0.05)
+        for stream in streams:
+            stream.socket._sock.send(post("/now"))
+        answers = [(await stream.receive_some())[:12] for stream in streams]
+        assert answers == sorted(answers)
+        assert 2 <= answers.count(b"HTTP/1.1 200") <= 6
+        assert answers.count(b"HTTP/1.1 503") == 12 - answers.count(b"HTTP/1.1 200")
