@@ -27,6 +27,7 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 DRAIN_SECONDS_MAX = 2.0
+VERSIONS = ("1.0", "1.1", "2", "3")  # Hypercorn takes whatever looks like one
 
 
 class ClientGone(Exception):
@@ -92,6 +93,8 @@ class Application:
 async def _read_request(scope: dict[str, Any], receive: Receive, gateway: Gateway) -> Request:
     headers = _read_headers(scope["headers"])
     path = scope["path"]
+    if scope["http_version"] not in VERSIONS:
+        raise BadInput("The HTTP version must be 1.0 or 1.1.")
     if CONTROL.search(path):
         raise BadInput("The path has control characters.")
     length = headers.get("content-length", "0")

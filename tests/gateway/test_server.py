@@ -275,6 +275,12 @@ class TestHeaders:
                 assert b"HTTP/1.1 2" not in await wire.read_to_end(1)
         assert count_jobs() == 0
 
+    async def test_versions(self, server: Server):
+        """A version of HTTP that there is none of is 400."""
+        for version in (b"HTTP/1.2", b"HTTP/2.0", b"HTTP/9.9"):
+            request = http("GET", "/healthz").replace(b"HTTP/1.1", version)
+            assert (await server.exchange(request)).status == 400, version
+
     async def test_control_characters(self, server: Server):
         """A path with a control character in it, however written, is 400."""
         for target in ("/%00", "/%0a", "/healthz%0d%0aX:%20y", "/%7f", "/%1b[2J"):
