@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
 
 from sentinel.directory import DirectoryFollower
-from sentinel.model import Claim, Document, Source
+from sentinel.model import Chat, Claim, Document, Source
 from sentinel.outbound import Outbound
 from sentinel.records import Store
 from sentinel.records.memory import Memory
@@ -40,10 +40,11 @@ class Answer:
 
 @attrs.frozen(eq=False)
 class Agent:
-    """Answers jobs with one engine."""
+    """Answers jobs with one engine. `recall` tells what is known of a chat."""
 
     settings: Settings
     store: Store
+    recall: Callable[[Chat], Awaitable[Memory]]
     engine: Engine
     outbound: Outbound
     directory: DirectoryFollower
@@ -71,7 +72,7 @@ class Agent:
 
     async def _known(self, claim: Claim) -> Memory:
         chat = claim.job.chat
-        return Memory() if chat is None else await self.store.call(self.store.record.memory, chat)
+        return Memory() if chat is None else await self.recall(chat)
 
     async def _forget(self, claim: Claim) -> Answer:
         """What the chat said is forgotten, without asking the model."""

@@ -1,4 +1,8 @@
-"""What a worker writes about its jobs, in groups: replies, parts sent, endings. One commit for all jobs that wait together."""
+"""
+What a worker writes about its jobs, in groups: replies, parts sent, endings. One commit for all jobs that wait together.
+
+And what it asks about their chats: a server that is far away takes as long for one question as for many.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,13 @@ import trio
 
 from sentinel.errors import SentinelError, Unavailable
 from sentinel.group_commit import GroupCommit
+from sentinel.model import Chat
 from sentinel.records import Ending, PartSettled, Reply, Store
+from sentinel.records.memory import Memory
 
 WRITE_SECONDS_MAX = 15.0
 WRITE_AGAIN_SECONDS = 0.2
+CHATS_AT_A_TIME = 64  # each may have TURNS_READ_MAX turns
 
 Item = TypeVar("Item")
 
@@ -26,11 +33,12 @@ class LeaseLost(SentinelError):
 
 @attrs.frozen(eq=False)
 class Commits:
-    """Each `submit` gives True, or False when the lease was lost."""
+    """Each `submit` gives True, or False when the lease was lost; that of `memories`, what is known of a chat."""
 
     replies: GroupCommit[Reply, bool]
     settled: GroupCommit[PartSettled, bool]
     endings: GroupCommit[Ending, bool]
+    memories: GroupCommit[Chat, Memory]
 
 
 async def insist(group: GroupCommit[Item, bool], item: Item) -> bool:
@@ -64,9 +72,10 @@ async def open_commits(store: Store) -> AsyncIterator[Commits]:
     def grouped(write: Callable[[Sequence[Any], float], list[bool]]) -> GroupCommit[Any, bool]:
         return GroupCommit(lambda items: write(items, time.time()), store.limiter)
 
-    commits = Commits(grouped(record.save_replies), grouped(record.settle_parts), grouped(record.end))
+    memories: GroupCommit[Chat, Memory] = GroupCommit(record.memories, store.limiter, batch_max=CHATS_AT_A_TIME)
+    commits = Commits(grouped(record.save_replies), grouped(record.settle_parts), grouped(record.end), memories)
     async with trio.open_nursery() as nursery:
-        groups = (commits.replies, commits.settled, commits.endings)
+        groups: tuple[GroupCommit[Any, Any], ...] = (commits.replies, commits.settled, commits.endings, commits.memories)
         for group in groups:
             nursery.start_soon(group.run)
         try:

@@ -59,7 +59,8 @@ class Jobs:
     _idle: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
-        self._agent = Agent(self.settings, self.store, self.engine, self.delivery.outbound, self.delivery.directory)
+        recall = self.commits.memories.submit
+        self._agent = Agent(self.settings, self.store, recall, self.engine, self.delivery.outbound, self.delivery.directory)
         self._slots = trio.Semaphore(self.engine.slots)
         self._places = trio.Semaphore(self.engine.slots + DELIVERIES_MAX)
 

@@ -63,8 +63,8 @@ class Erasure:
 class MemoryRecord(Protocol):
     """The part of a record that agents use. A chat's data is never found by another chat or tenant."""
 
-    def memory(self, chat: Chat, limit: int = TURNS_READ_MAX) -> Memory:
-        """The chat's summary and its last turns, at most `limit`."""
+    def memories(self, chats: Sequence[Chat], limit: int = TURNS_READ_MAX) -> list[Memory]:
+        """Of each chat, in order, the summary and the last turns, at most `limit`: many chats are one question to a server."""
 
     def save_summary(self, claim: Claim, summary: str, through: int, now: float) -> bool:
         """Put the summary in place of the claimed job's chat's turns up to the place `through`; False for a lost lease."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import attrs
@@ -26,20 +28,26 @@ PRUNED_MEMORY = ("prune_conversations", "prune_notes", "prune_erasures", "prune_
 _ERASURE_FIELDS = tuple(field.name for field in attrs.fields(Erasure))
 
 
+def _memory(found: Sequence[Any]) -> Memory:
+    """What the rows tell of one chat: one for each turn, or one without."""
+    turns = tuple(
+        Turn(row["place"], row["job_id"], rows.decode(row["said"]), row["answered"], row["at"])
+        for row in found
+        if row["place"] is not None
+    )
+    return Memory(found[0]["summary"], turns, found[0]["held_at"] is not None)
+
+
 class SqlMemory(Statements):
     """The moves of `MemoryRecord` over the dialect's named statements."""
 
     @abstractmethod
     def _cancel(self, job_id: str, tenant: str, now: float) -> None: ...
 
-    def memory(self, chat: Chat, limit: int = TURNS_READ_MAX) -> Memory:
-        found = self._all("memory", **attrs.asdict(chat), limit=limit)
-        turns = tuple(
-            Turn(row["place"], row["job_id"], rows.decode(row["said"]), row["answered"], row["at"])
-            for row in found
-            if row["place"] is not None
-        )
-        return Memory(found[0]["summary"], turns, found[0]["held_at"] is not None)
+    def memories(self, chats: Sequence[Chat], limit: int = TURNS_READ_MAX) -> list[Memory]:
+        asked = rows.encode([attrs.astuple(chat) for chat in chats])
+        found = groupby(self._all("memories", chats=asked, limit=limit), lambda row: row["asked"])
+        return [_memory(list(group)) for _, group in found]
 
     def save_summary(self, claim: Claim, summary: str, through: int, now: float) -> bool:
         chat = claim.job.chat

@@ -1,14 +1,20 @@
 -- What an agent remembers: turns, summaries, notes, and their erasure. `sql/sqlite/memory.sql` has the same names.
 
--- name: memory
--- What is known of a chat: one row for each of its last turns, and one without if there is none.
-SELECT coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
-FROM (SELECT 1 AS one) AS always
-LEFT JOIN conversations AS c
-    ON c.conversation = :conversation AND c.tenant = :tenant AND c.channel = :channel AND c.source = :source
-LEFT JOIN (SELECT * FROM turns WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
-           ORDER BY place DESC LIMIT :limit) AS t ON true
-ORDER BY t.place
+-- name: memories
+-- What is known of each of the chats: one row for each of its last turns, and one without if there is none.
+WITH given AS MATERIALIZED (
+    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation
+    FROM json_array_elements(:chats::json) WITH ORDINALITY AS chats(value, key))
+SELECT g.asked, coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
+FROM given AS g
+LEFT JOIN LATERAL (
+    SELECT summary, held_at FROM conversations AS c
+    WHERE c.conversation = g.conversation AND c.tenant = g.tenant AND c.channel = g.channel AND c.source = g.source LIMIT 1) AS c ON true
+LEFT JOIN LATERAL (
+    SELECT place, job_id, said, answered, at FROM turns AS t
+    WHERE t.conversation = g.conversation AND t.tenant = g.tenant AND t.channel = g.channel AND t.source = g.source
+    ORDER BY place DESC LIMIT :limit) AS t ON true
+ORDER BY g.asked, t.place
 
 -- name: put_summary
 INSERT INTO conversations(tenant, channel, source, conversation, summary, at)

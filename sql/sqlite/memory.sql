@@ -6,15 +6,19 @@ INSERT INTO turns(job_id, tenant, channel, source, conversation, sender, said, a
 SELECT id, tenant, channel, source, conversation, sender, input, coalesce(result->>'output_text', ''), :now FROM jobs
 WHERE id = :id AND state = 'succeeded' AND conversation IS NOT NULL ON CONFLICT DO NOTHING
 
--- name: memory
--- What is known of a chat: one row for each of its last turns, and one without if there is none.
-SELECT coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
-FROM (SELECT 1 AS one) AS always
+-- name: memories
+-- What is known of each of the chats: one row for each of its last turns, and one without if there is none.
+WITH given AS MATERIALIZED (
+    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation FROM json_each(:chats))
+SELECT g.asked, coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
+FROM given AS g
 LEFT JOIN conversations AS c
-    ON c.conversation = :conversation AND c.tenant = :tenant AND c.channel = :channel AND c.source = :source
-LEFT JOIN (SELECT * FROM turns WHERE conversation = :conversation AND tenant = :tenant AND channel = :channel AND source = :source
-           ORDER BY place DESC LIMIT :limit) AS t ON 1
-ORDER BY t.place
+    ON c.conversation = g.conversation AND c.tenant = g.tenant AND c.channel = g.channel AND c.source = g.source
+LEFT JOIN turns AS t ON t.place IN (
+    SELECT place FROM turns AS t
+    WHERE t.conversation = g.conversation AND t.tenant = g.tenant AND t.channel = g.channel AND t.source = g.source
+    ORDER BY place DESC LIMIT :limit)
+ORDER BY g.asked, t.place
 
 -- name: put_summary
 INSERT INTO conversations(tenant, channel, source, conversation, summary, at)

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from sentinel.directory import DirectoryFollower
-from sentinel.model import Claim, State
+from sentinel.model import Chat, Claim, State
 from sentinel.records import Ending, Reply, Store
+from sentinel.records.memory import Memory
 from sentinel.settings import Settings
 from tests.records.conftest import NOW, Bench, new_job
 from worker import agent
@@ -55,6 +56,11 @@ class MortalStore:
         result = await self.inner.call(method, *args)
         self.fate.boundary()
         return result
+
+    async def recall(self, chat: Chat) -> Memory:
+        """What is known of the chat."""
+        (known,) = await self.call(self.record.memories, [chat])
+        return known  # type: ignore[no-any-return]
 
 
 @attrs.frozen(eq=False)
@@ -114,7 +120,7 @@ def run_once(bench: Bench, claim: Claim, fate: Fate, done: list[tuple[str, str]]
     store = MortalStore(Store(bench.record), fate)
 
     async def attempt() -> None:
-        ours = Agent(Settings(), store, Planner(fate, list(tools)), NO_OUTBOUND, DirectoryFollower(store.inner))  # type: ignore[arg-type]
+        ours = Agent(Settings(), store, store.recall, Planner(fate, list(tools)), NO_OUTBOUND, DirectoryFollower(store.inner))  # type: ignore[arg-type]
         answer = await ours.answer(claim, None, lambda _progress, _piece: None)
         assert bench.record.save_replies([Reply(claim.job.id, claim.lease_token, answer.result)], time.time()) == [True]
         assert bench.record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], time.time()) == [True]

@@ -29,18 +29,30 @@ def memory_reply(claim: Claim) -> Reply:
 
 
 def said(bench: Bench, chat: Chat = CHAT) -> list[tuple[str, str]]:
-    return [(turn.said[0]["content"], turn.answered) for turn in bench.record.memory(chat).turns]
+    return [(turn.said[0]["content"], turn.answered) for turn in bench.record.memories([chat])[0].turns]
 
 
 class TestTurns:
     def test_a_job_becomes_a_turn_with_its_end(self, bench):
         """What was said and answered is remembered in order; of many turns the last are read."""
         ids = [say(bench, f"q{number}", f"a{number}") for number in range(4)]
-        remembered = bench.record.memory(CHAT)
+        remembered = bench.record.memories([CHAT])[0]
         assert said(bench) == [(f"q{number}", f"a{number}") for number in range(4)]
         assert [turn.job_id for turn in remembered.turns] == ids
         assert (remembered.summary, remembered.held) == ("", False)
-        assert [turn.job_id for turn in bench.record.memory(CHAT, 2).turns] == ids[2:]
+        assert [turn.job_id for turn in bench.record.memories([CHAT], 2)[0].turns] == ids[2:]
+
+    def test_many_chats_are_asked_for_together(self, bench):
+        """Each gets its own memory, in the order of the question; also one that is new, and one that is asked for twice."""
+        say(bench, "mine", "a")
+        say(bench, "theirs", "b", chat=OTHERS[0])
+        bench.record.hold(OTHERS[1], NOW)
+        asked = [OTHERS[0], OTHERS[2], CHAT, OTHERS[1], CHAT]
+        together = bench.record.memories(asked)
+        assert together == [bench.record.memories([chat])[0] for chat in asked]
+        assert [[turn.answered for turn in known.turns] for known in together] == [["b"], [], ["a"], [], ["a"]]
+        assert [known.held for known in together] == [False, False, False, True, False]
+        assert bench.record.memories([]) == []
 
     @pytest.mark.parametrize("other", OTHERS, ids=["tenant", "channel", "source", "conversation"])
     def test_another_chat_remembers_nothing(self, bench, other):
@@ -48,7 +60,7 @@ class TestTurns:
         say(bench, "mine")
         bench.record.note(CHAT, "name", "Ada", NOW)
         bench.record.hold(CHAT, NOW)
-        assert bench.record.memory(other) == memory.Memory()
+        assert bench.record.memories([other])[0] == memory.Memory()
         assert bench.record.notes(other) == {}
         say(bench, "theirs", chat=other)
         assert said(bench) == [("mine", "Hi")]
@@ -81,7 +93,7 @@ class TestTurns:
         job = bench.record.merge(claim, NOW)
         bench.reply(claim, "Hi")
         bench.end(claim, State.SUCCEEDED, remember=True)
-        (turn,) = bench.record.memory(CHAT).turns
+        (turn,) = bench.record.memories([CHAT])[0].turns
         assert [message["content"] for message in turn.said] == ["one", "two"] == [message["content"] for message in job.input]
 
     @pytest.fixture
@@ -97,11 +109,11 @@ class TestSummaries:
         """A summary written with the lease stands for the turns up to a place, and they are gone; the next one replaces it."""
         for number in range(3):
             say(bench, f"q{number}")
-        second = bench.record.memory(CHAT).turns[1].place
+        second = bench.record.memories([CHAT])[0].turns[1].place
         claim = bench.running(conversation="c")
         for summary in ("first", "second"):
             assert bench.record.save_summary(claim, summary, second, NOW)
-            assert bench.record.memory(CHAT).summary == summary
+            assert bench.record.memories([CHAT])[0].summary == summary
         assert said(bench) == [("q2", "Hi")]
 
     def test_a_stale_lease_summarises_nothing(self, bench):
@@ -111,7 +123,7 @@ class TestSummaries:
         bench.end(claim, State.QUEUED)
         assert not bench.record.save_summary(claim, "forged", 1_000, NOW)
         assert said(bench) == [("q", "Hi")]
-        assert bench.record.memory(CHAT).summary == ""
+        assert bench.record.memories([CHAT])[0].summary == ""
 
     def test_forget(self, bench):
         """Forgetting leaves no turn, summary or note of the chat, and another chat as it is."""
@@ -121,7 +133,7 @@ class TestSummaries:
         claim = bench.running(conversation="c")
         bench.record.save_summary(claim, "once", 0, NOW)
         bench.record.forget(CHAT)
-        assert bench.record.memory(CHAT) == memory.Memory()
+        assert bench.record.memories([CHAT])[0] == memory.Memory()
         assert bench.record.notes(CHAT) == {}
         assert said(bench, OTHERS[3]) == [("q", "Hi")]
         assert bench.record.notes(OTHERS[3]) == {"name": "Ada"}
@@ -135,7 +147,7 @@ class TestSummaries:
         assert bench.record.prune_memory(NOW + 5) == 1
         assert said(bench) == [("new", "Hi")]
         assert bench.record.notes(CHAT) == {}
-        assert bench.record.memory(CHAT).held
+        assert bench.record.memories([CHAT])[0].held
 
 
 class TestNotes:
@@ -154,14 +166,14 @@ class TestHeld:
         """A chat is a person's from the first hold to its release; releasing asks for tenant and conversation."""
         for now in (NOW, NOW + 1):
             bench.record.hold(CHAT, now)
-        assert bench.record.memory(CHAT).held
+        assert bench.record.memories([CHAT])[0].held
         assert [(held.chat, held.held_at) for held in bench.record.held()] == [(CHAT, NOW)]
         assert bench.record.held("other") == []
         assert bench.record.release("other", "c") == 0
         assert bench.record.release(TENANT, "c", "slack") == 0
         assert bench.record.release(TENANT, "c", "telegram", "bot") == 1
         assert bench.record.release(TENANT, "c") == 0
-        assert not bench.record.memory(CHAT).held
+        assert not bench.record.memories([CHAT])[0].held
 
 
 def erase(bench: Bench, **wanted: str) -> Erasure:
@@ -188,7 +200,7 @@ class TestErasure:
         assert "secret" not in str(job)
         assert (job.state, job.conversation, job.sender, job.external_id) == (State.SUCCEEDED, None, "", "")
         assert bench.record.pending_parts(job_id) == []
-        assert bench.record.memory(CHAT) == memory.Memory()
+        assert bench.record.memories([CHAT])[0] == memory.Memory()
         assert bench.record.notes(CHAT) == {}
         assert not bench.record.retry(failed, NOW)
         assert said(bench, OTHERS[3]) == [("kept", "Hi")]
@@ -210,7 +222,7 @@ class TestErasure:
         bench.record.save_summary(bench.running(conversation="c", sender="Bob"), "Ada said much", 0, NOW)
         erasure = erase(bench, sender="Ada")
         assert erasure.jobs == 2
-        assert bench.record.memory(CHAT).summary == ""
+        assert bench.record.memories([CHAT])[0].summary == ""
         assert said(bench) == [("theirs", "Hi")]
         assert said(bench, OTHERS[3]) == []
         assert [bench.job(job_id).input[0]["role"] for job_id in (mine, elsewhere, theirs)] == ["raw", "raw", "user"]

@@ -51,7 +51,7 @@ def run_once(bench: Bench, claim: Claim, fate: Fate, read: list[str]) -> bool:
     store: Any = MortalStore(Store(bench.record), fate)
 
     async def attempt() -> None:
-        ours = Agent(SETTINGS, store, Reader(fate, read), NO_OUTBOUND, DirectoryFollower(store.inner))
+        ours = Agent(SETTINGS, store, store.recall, Reader(fate, read), NO_OUTBOUND, DirectoryFollower(store.inner))
         answer = await ours.answer(claim, None, lambda _progress, _piece: None)
         assert bench.record.save_replies([Reply(claim.job.id, claim.lease_token, answer.result)], time.time()) == [True]
         assert bench.record.end([Ending(claim.job.id, claim.lease_token, State.SUCCEEDED)], time.time()) == [True]

@@ -90,5 +90,5 @@ class TestTelling:
         (job,) = bench.accept(new_job(conversation="a"))
         assert bench.record.tell(job, "", NOW, LATELY)
         bench.record.hold(chat, NOW)
-        memory = bench.record.memory(chat)
+        memory = bench.record.memories([chat])[0]
         assert (memory.summary, memory.held) == ("Ada" if kept == "summary" else "", True)

@@ -122,7 +122,7 @@ async def test_an_apology_after_the_last_attempt(sentinel: Sentinel, engine: Scr
     (found,) = await talk(sentinel, job)
     assert (found.state, found.last_error) == (State.FAILED, "the prompt is too long")
     assert [delivery.text for delivery in sentinel.stand_in.of("telegram")] == [sentinel.settings.apology]
-    assert sentinel.record.memory(CHAT).turns == ()
+    assert sentinel.record.memories([CHAT])[0].turns == ()
 
 
 async def test_an_apology_that_breaks(sentinel: Sentinel, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ async def test_fifty_chats_over_three_workers(sentinel: Sentinel) -> None:
     for chat in range(50):
         texts = [f"{chat}-{number}" for number in range(20)]
         assert [text for text in answers if text.startswith(f"{chat}-")] == texts
-        turns = sentinel.record.memory(Chat("demo", "telegram", "demo", str(chat))).turns
+        turns = sentinel.record.memories([Chat("demo", "telegram", "demo", str(chat))])[0].turns
         assert [turn.said[0]["content"] for turn in turns] == texts
         ours = [sentinel.record.find_job(job.id) for job in jobs if job.conversation == str(chat)]
         spans = [(job.started_at, job.finished_at) for job in ours if job]

@@ -6,11 +6,14 @@ import time
 
 import attrs
 import pytest
+import trio
 
 from sentinel.errors import GenerationFailed
 from sentinel.model import Chat, Job, NewJob, State, random_id
+from sentinel.records import Store
 from tests.conftest import Sentinel, ended
 from tests.worker.conftest import ScriptedEngine
+from worker.commits import open_commits
 from worker.memory import fitting
 from worker.prompts import asks_to_forget
 
@@ -53,6 +56,18 @@ def change(sentinel: Sentinel, **settings: str) -> None:
     assert sentinel.record.put_source(sentinel.sources["telegram"], time.time())
 
 
+async def test_chats_that_begin_together_are_asked_for_together(sentinel: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hundred chats remember is a question or few to the record, not a hundred: a server may be far away."""
+    record, asked = sentinel.record, list[int]()
+    read = type(record).memories
+    monkeypatch.setattr(type(record), "memories", lambda self, chats: asked.append(len(chats)) or read(self, chats))
+    async with open_commits(Store(record)) as commits, trio.open_nursery() as nursery:
+        for chat in range(100):
+            nursery.start_soon(commits.memories.submit, attrs.evolve(CHAT, conversation=str(chat)))
+    assert sum(asked) == 100
+    assert len(asked) <= 5
+
+
 async def test_the_model_sees_what_was_said_before(sentinel: Sentinel, engine: ScriptedEngine) -> None:
     """A message comes behind the turns of its chat, in order, and is itself the next turn."""
     engine.answers = ["Hi Ada", "Ada", "bye"]
@@ -85,7 +100,7 @@ async def test_a_source_may_turn_it_off(sentinel: Sentinel, engine: ScriptedEngi
     change(sentinel, memory=memory)
     await talk(sentinel, message("one"), message("two"))
     assert shown(engine) == (["two"] if memory == "off" else ["one", "fine", "two"])
-    assert len(sentinel.record.memory(CHAT).turns) == (0 if memory == "off" else 2)
+    assert len(sentinel.record.memories([CHAT])[0].turns) == (0 if memory == "off" else 2)
 
 
 async def test_an_api_job_asks_for_it(sentinel: Sentinel, engine: ScriptedEngine) -> None:
@@ -102,7 +117,7 @@ async def test_a_failure_is_no_turn(sentinel: Sentinel, engine: ScriptedEngine) 
     engine.answers = [GenerationFailed("no"), ZeroDivisionError("oops"), "yes"]
     failed, fine = await talk(sentinel, message("one"), message("two"))
     assert (failed.state, fine.state, fine.attempt) == (State.FAILED, State.SUCCEEDED, 2)
-    assert [turn.job_id for turn in sentinel.record.memory(CHAT).turns] == [fine.id]
+    assert [turn.job_id for turn in sentinel.record.memories([CHAT])[0].turns] == [fine.id]
 
 
 async def test_the_summary_is_rolled_on(sentinel: Sentinel, engine: ScriptedEngine) -> None:
@@ -115,14 +130,14 @@ async def test_the_summary_is_rolled_on(sentinel: Sentinel, engine: ScriptedEngi
     assert "word3" not in str(engine.prompts[0].messages)
     assert str(engine.prompts[1].messages[0]["content"]).endswith("Earlier in this conversation: FIRST")
     assert shown(engine, 1) == ["word3 " * 9, "fine", "next"]
-    assert sentinel.record.memory(CHAT).summary == "FIRST"
+    assert sentinel.record.memories([CHAT])[0].summary == "FIRST"
 
     engine.prompts.clear()
     engine.answers = ["SECOND", "five"]
     await talk(sentinel, message("word5 " * 20), memory_tokens_max=10)
     assert "Before: FIRST" in str(engine.prompts[0].messages)
     assert "word3" in str(engine.prompts[0].messages)
-    assert sentinel.record.memory(CHAT).summary == "SECOND"
+    assert sentinel.record.memories([CHAT])[0].summary == "SECOND"
 
 
 async def test_a_summary_that_fails_costs_no_answer(sentinel: Sentinel, engine: ScriptedEngine) -> None:
@@ -141,7 +156,7 @@ async def test_a_large_message_leaves_less_room(sentinel: Sentinel, engine: Scri
     await talk(sentinel, *[message(f"word{number} " * 9) for number in range(3)], tokens_max=20)
     await talk(sentinel, message("big " * 150), tokens_max=20)
     assert shown(engine) == ["word2 " * 9, "fine", "big " * 150]
-    assert len(sentinel.record.memory(CHAT).turns) == 4
+    assert len(sentinel.record.memories([CHAT])[0].turns) == 4
 
 
 async def test_forget(sentinel: Sentinel, engine: ScriptedEngine) -> None:

@@ -75,11 +75,11 @@ class TestEvery:
         states = []
         for _ in range(2):
             await tool.run(tool.sample, around)
-            states.append((around.store.record.notes(CHAT), around.store.record.memory(CHAT)))
+            states.append((around.store.record.notes(CHAT), around.store.record.memories([CHAT])[0]))
         assert states[0] == states[1]
         if tool.repeat is Repeat.READS:
             assert around.store.record.notes(CHAT) == {}
-            assert not around.store.record.memory(CHAT).held
+            assert not around.store.record.memories([CHAT])[0].held
 
     def test_the_api_has_those_that_only_read(self, name: str) -> None:
         """A job of the API may use exactly the tools that change nothing and need no chat."""
@@ -153,7 +153,7 @@ class TestNotes:
 async def test_handing_over_holds_the_chat(around: Surroundings) -> None:
     """After the call a person answers in this chat and in no other."""
     await tools()["hand_over"].run({"reason": "asked"}, around)
-    assert around.store.record.memory(CHAT).held
+    assert around.store.record.memories([CHAT])[0].held
     assert [held.chat for held in around.store.record.held()] == [CHAT]
 
 
