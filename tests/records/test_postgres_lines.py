@@ -277,6 +277,7 @@ def _pages(bench: Bench) -> tuple[int, int]:
     """What a claim of eight touches, told where to look and not told."""
     lines = bench.record._lines
     bench.record.claim(bench.worker, 1, NOW + FULL_SECONDS)
+    bench.record._looker.wait()  # else what it finds may come while we count
     bench.record.accept([new_job(tenant=f"t{number}") for number in range(8)], NOW)
     now = NOW + FULL_SECONDS + 2 * COMMIT_SECONDS
     told = bench.pages("look_at_lines", worker=bench.worker, count=8, looked=8, now=now, **lines.draw(8, now))
