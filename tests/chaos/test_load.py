@@ -141,7 +141,7 @@ async def test_it_is_cheap() -> None:
         used, began = time.process_time(), time.perf_counter()
         await sender.run(plan)
         share = (time.process_time() - used) / (time.perf_counter() - began)
-    assert len(attempts) == 1500
+    assert len({attempt.event for attempt in attempts}) == 1500  # some more than once, if the machine stood still meanwhile
     print(f"\n1,500/s: {share:.0%} of a core for the sender and the server")
     assert share < 0.9
 
