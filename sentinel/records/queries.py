@@ -10,6 +10,7 @@ from pathlib import Path
 _FOLDER = Path(__file__).parents[2] / "sql"  # beside the package, in a checkout and where it is installed
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_COMMENT = re.compile(r"(--.*\n)*")  # between the name and the statement; for people, and not for the server
 
 
 @functools.cache
@@ -18,7 +19,8 @@ def load_queries(dialect: str) -> Mapping[str, str]:
     statements: dict[str, str] = {}
     for file in sorted(file for file in (_FOLDER / dialect).glob("*.sql") if not file.name[0].isdigit()):
         _, *pieces = _NAME.split(file.read_text())
-        statements |= {name: statement.strip() for name, statement in zip(pieces[::2], pieces[1::2], strict=True)}
+        for name, statement in zip(pieces[::2], pieces[1::2], strict=True):
+            statements[name] = _COMMENT.sub("", statement.strip(), count=1)
     return statements
 
 

@@ -2,11 +2,10 @@
 
 -- name: memories
 -- What is known of each of the chats: one row for each of its last turns, and one without if there is none.
-WITH given AS MATERIALIZED (
-    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation
-    FROM json_array_elements(:chats::json) WITH ORDINALITY AS chats(value, key))
 SELECT g.asked, coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
-FROM given AS g
+FROM (
+    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation
+    FROM json_array_elements(:chats::json) WITH ORDINALITY AS chats(value, key)) AS g
 LEFT JOIN LATERAL (
     SELECT summary, held_at FROM conversations AS c
     WHERE c.conversation = g.conversation AND c.tenant = g.tenant AND c.channel = g.channel AND c.source = g.source LIMIT 1) AS c ON true

@@ -8,10 +8,9 @@ WHERE id = :id AND state = 'succeeded' AND conversation IS NOT NULL ON CONFLICT 
 
 -- name: memories
 -- What is known of each of the chats: one row for each of its last turns, and one without if there is none.
-WITH given AS MATERIALIZED (
-    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation FROM json_each(:chats))
 SELECT g.asked, coalesce(c.summary, '') AS summary, c.held_at, t.place, t.job_id, t.said, t.answered, t.at
-FROM given AS g
+FROM (
+    SELECT key AS asked, value->>0 AS tenant, value->>1 AS channel, value->>2 AS source, value->>3 AS conversation FROM json_each(:chats)) AS g
 LEFT JOIN conversations AS c
     ON c.conversation = g.conversation AND c.tenant = g.tenant AND c.channel = g.channel AND c.source = g.source
 LEFT JOIN turns AS t ON t.place IN (

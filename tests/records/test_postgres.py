@@ -15,7 +15,7 @@ import pytest
 from sentinel.chaos.servers import PostgresServer, new_postgres
 from sentinel.edge.quota import Account, Used
 from sentinel.errors import Unavailable
-from sentinel.model import Claim, State
+from sentinel.model import Chat, Claim, State
 from sentinel.processes import process_name
 from sentinel.records import Ending, JobFilter, open_bell, open_record
 from sentinel.records.postgres import PostgresRecord
@@ -94,8 +94,13 @@ class TestTrouble:
 
     def test_a_connection_that_the_server_closed(self, record, url):
         """An idle connection that was cut is no error to who accepts or reads: it is mended and the statement repeated."""
-        job = new_job()
-        for call in (lambda: record.accept([job], NOW), lambda: record.find_job(job.id), lambda: record.accept([job], NOW)):
+        job, chat = new_job(), Chat("t", "telegram", "s", "c")
+        for call in (
+            lambda: record.accept([job], NOW),
+            lambda: record.find_job(job.id),
+            lambda: record.memories([chat]),
+            lambda: record.accept([job], NOW),
+        ):
             cut(url)
             call()
         assert record.find_job(job.id)
