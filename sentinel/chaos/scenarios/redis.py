@@ -13,6 +13,7 @@ from sentinel.chaos.proxy import Toxic
 from sentinel.chaos.stage import Act, Scenario, Stage
 from sentinel.chaos.subject import in_thread
 
+LOGGED_BYTES = 100  # of a command in the append-only file
 DEBUG_ALLOWED = {"enable-debug-command": "local"}  # refused by default since Redis 7
 LUA_FOREVER = "while true do end"
 CUT_BYTES_MAX, CUTS = 40, 6
@@ -134,10 +135,16 @@ async def _refuses(stage: Stage) -> None:
     async with stage.fault("LOADING: a restart that takes long"):
         await in_thread(stage.redis.kill)
         usual = stage.redis.options
-        stage.redis.options = {**usual, "key-load-delay": "500"}
+        stage.redis.options = {**usual, "key-load-delay": str(_load_delay_us(stage))}
         await in_thread(stage.redis.start)
         stage.redis.options = usual
         await _ask(stage, "CONFIG", "SET", "key-load-delay", "0")
+
+
+def _load_delay_us(stage: Stage) -> int:
+    """What Redis sleeps for each command that it loads, so that all take about as long as a fault."""
+    logged = sum(file.stat().st_size for file in stage.redis.folder.rglob("*.aof"))
+    return min(500, round(stage.hole_seconds * 1e6 / (logged / LOGGED_BYTES + 1)))
 
 
 async def _flapping(stage: Stage) -> None:
