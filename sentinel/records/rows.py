@@ -23,7 +23,7 @@ _DOCUMENT_PLACES = tuple(_FIELDS.index(name) for name in _DOCUMENTS)
 _STATE, _INPUT = _FIELDS.index("state"), _FIELDS.index("input")
 _KEY_FIELDS = tuple(field.name for field in attrs.fields(Key))
 _STATES = {state.value: state for state in State}
-_URGENCY = itemgetter(13, 3)  # of a row of the statement `claim`: its priority, and then its sequence
+_URGENCY = itemgetter(14, 3)  # of a row of the statement `claim`: its priority, and then its sequence
 
 decode = payload.decode_own_json  # the document of JSON text that `encode` wrote
 

@@ -228,6 +228,16 @@ class TestClaim:
         (second,) = bench.accept(new_job(received_at=NOW - 1))
         assert [claim.job.id for _ in range(4) for claim in bench.claim()] == [urgent, early, second, late]
 
+    def test_claimed_together_in_order(self, bench):
+        """What one claim brings is in order of priority and age, whatever else is in the jobs."""
+        ids = bench.accept(
+            new_job(priority=200, fingerprint="a"),
+            new_job(fingerprint="d"),
+            new_job(fingerprint="b"),
+            new_job(priority=5, fingerprint="c"),
+        )
+        assert [claim.job.id for claim in bench.claim(4)] == [ids[3], ids[1], ids[2], ids[0]]
+
     def test_no_more_than_asked_for(self, bench):
         """A claim brings at most as many jobs as were asked for, each once."""
         ids = bench.accept(*[new_job(received_at=NOW + number) for number in range(5)])
