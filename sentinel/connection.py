@@ -104,7 +104,7 @@ class Connection:
         if self.closed:
             return
         keep = keep and not self._lane.closing
-        self._began = self._lane.now
+        self._began = self.seen_at = self._lane.now  # what came meanwhile waited for this answer, and not for its turn
         self._send(encode_response(response, keep=keep, head=request.method == "HEAD"))
         if not keep:
             self._linger()

@@ -692,3 +692,20 @@ async def test_who_waits_unread_is_told_in_time(monkeypatch: pytest.MonkeyPatch)
         assert answers == sorted(answers)
         assert 2 <= answers.count(b"HTTP/1.1 200") <= 6
         assert answers.count(b"HTTP/1.1 503") == 12 - answers.count(b"HTTP/1.1 200")
+
+
+async def test_who_waits_for_an_own_answer_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes while the one before it on its connection takes long has its turn from then on, and is answered."""
+    monkeypatch.setattr("sentinel.connection.QUEUE_SECONDS_MAX", 0.1)
+    async with open_lane() as (_, address), await trio.open_tcp_stream(*address) as stream:
+        await stream.send_all(post("/slow"))
+        await trio.sleep(0.02)
+        await stream.send_all(post("/behind", b"", "Connection: close"))
+        await trio.sleep(0.13)
+        await exchange(address, post("/other", b"", "Connection: close"))  # the poller looks at its clock
+        answers = b""
+        with trio.fail_after(5):
+            while piece := await stream.receive_some():
+                answers += piece
+    assert answers.count(b"HTTP/1.1 200") == 2, answers
+    assert b"POST /behind" in answers
