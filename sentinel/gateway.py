@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from sentinel.edge.limits import Limiter
 from sentinel.edge.plans import parse_line
 from sentinel.errors import Forbidden, Forged, MethodNotAllowed, NotFound, SentinelError, Unavailable
 from sentinel.health import Health
-from sentinel.http import Request, Response, json_response, problem
+from sentinel.http import Exchange, Request, Response, json_response, problem
 from sentinel.intake import RECORD_SHARE, SPOOL_SHARE, Intake
 from sentinel.job_api import JobApi
 from sentinel.job_events import JobStreams
 from sentinel.job_lists import JobLists
 from sentinel.key_uses import KeyUses
 from sentinel.keyring import Keyring, open_keyring
-from sentinel.logs import begin_request, log, resume_request
+from sentinel.logs import begin_request, lines_of, log, number_request
 from sentinel.monitor import Monitor
 from sentinel.openapi import openapi_json
 from sentinel.records import Store, is_served, open_bell, open_record
@@ -38,7 +38,7 @@ from sentinel.settings import Settings
 from sentinel.shared_limits import SharedLimits
 from sentinel.usage import UsageFollower
 from sentinel.watch import Watch
-from sentinel.webhooks import Taken, Webhooks
+from sentinel.webhooks import Webhook, Webhooks
 
 WAITING_MAX = 500  # callers who wait for a job to end: a fourth of the lane's handlers, so that they keep no webhook out
 BUSY = problem(Unavailable("Too many requests at a time."))
@@ -74,26 +74,32 @@ class Gateway:
         self.monitor.answered(request.path, response.status, time.perf_counter() - began)
         return response
 
-    def begin(self, request: Request, answer: Callable[[Response], None]) -> bool:
+    def begin(self, exchanges: Sequence[Exchange]) -> list[Exchange]:
         """
-        As `handle`, without a task: `answer` is called once, now or by the task that has kept the webhook, and must not wait.
+        As `handle`, for requests that came together, and without tasks: each is answered now, or by the task that has kept it.
 
-        False, and nothing is done, for what only `handle` can answer: what is no webhook, or has to wait for more than its commit.
+        Those that are given back only `handle` can answer: what is no webhook, or has to wait for more than its commit.
         """
-        named = _webhook(request.path)
-        if named is None or self.webhooks.has_to_wait(*named):
-            return False
-        if self.in_flight >= self.settings.requests_max:
-            answer(BUSY)
-            return True
-        self.in_flight += 1
-        _UnderWay(self, request, answer, begin_request(), time.perf_counter()).begin(*named)
-        resume_request(0)
-        return True
+        left, begun = [], []
+        now, began = self.clock(), time.perf_counter()
+        for exchange in exchanges:
+            named = _webhook(exchange.request.path)
+            if named is None or self.webhooks.has_to_wait(*named):
+                left.append(exchange)
+            elif self.in_flight >= self.settings.requests_max:
+                exchange.answer(BUSY)
+            else:
+                self.in_flight += 1
+                webhook = Webhook(exchange.request, *named, now, number_request())
+                begun.append(_UnderWay(self, exchange, webhook, began))
+        self.webhooks.take([each.webhook for each in begun])
+        for each in begun:
+            each.taken()
+        return left
 
     async def _route(self, request: Request) -> Response:
         if (named := _webhook(request.path)) is not None:
-            return await self.webhooks.receive(request, *named, self.clock())
+            return await self.webhooks.receive(Webhook(request, *named, self.clock()))
         match request.names():
             case ["v1", *path] if path:
                 return await self._api(request, path)
@@ -152,34 +158,40 @@ class _UnderWay:
     """A webhook that no task waits for."""
 
     gateway: Gateway
-    request: Request
-    answer: Callable[[Response], None]
-    number: int
+    exchange: Exchange
+    webhook: Webhook
     began: float
 
-    def begin(self, channel: str, source: str) -> None:
-        gateway = self.gateway
-        try:
-            response = gateway.webhooks.begin(self.request, channel, source, gateway.clock(), self.kept)
-        except Exception as error:  # noqa: BLE001  as in `handle`
-            response = _answer_to(error, self.request)
-        if response is not None:
-            self.end(response)
+    def taken(self) -> None:
+        """It is known what is to be kept."""
+        webhook = self.webhook
+        if webhook.goes_on:
+            try:
+                self.gateway.webhooks.keep(webhook, self.kept)
+            except Exception as error:  # noqa: BLE001  as in `handle`
+                self._end(self._fault(error))
+        elif webhook.fault is not None:
+            self._end(self._fault(webhook.fault))
+        else:
+            assert webhook.answer is not None, "a biller's webhook has to wait"
+            self._end(webhook.answer)
 
-    def kept(self, taken: Taken, outcome: list[bool] | Exception) -> None:
+    def kept(self, outcome: list[bool] | Exception) -> None:
         """The commit is over, or was given up."""
-        resume_request(self.number)
         try:
-            response = self.gateway.webhooks.end(taken, outcome)
+            response = self.gateway.webhooks.end(self.webhook, outcome)
         except Exception as error:  # noqa: BLE001  as in `handle`
-            response = _answer_to(error, self.request)
-        self.end(response)
-        resume_request(0)
+            response = self._fault(error)
+        self._end(response)
 
-    def end(self, response: Response) -> None:
+    def _fault(self, error: Exception) -> Response:
+        with lines_of(self.webhook.number):
+            return _answer_to(error, self.webhook.request)
+
+    def _end(self, response: Response) -> None:
         self.gateway.in_flight -= 1
-        self.gateway.monitor.answered(self.request.path, response.status, time.perf_counter() - self.began)
-        self.answer(response)
+        self.gateway.monitor.answered(self.webhook.request.path, response.status, time.perf_counter() - self.began)
+        self.exchange.answer(response)
 
 
 def _webhook(path: str) -> tuple[str, str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import attrs
@@ -75,6 +75,18 @@ class Response:
     def with_headers(self, *more: tuple[str, str]) -> Response:
         """The same response with more headers."""
         return Response(self.status, self.body, self.headers + more)
+
+
+class Exchange(Protocol):
+    """A request that waits for its answer."""
+
+    request: Request
+
+    def answer(self, response: Response) -> None:
+        """Send the answer, without waiting. Whoever has had one, or a fault, gets nothing more."""
+
+    def crash(self, error: Exception) -> None:
+        """There is no answer, by a fault of ours: end the connection."""
 
 
 def json_response(status: int, value: Any, *headers: tuple[str, str]) -> Response:

@@ -13,7 +13,6 @@ import ssl
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
 
 import attrs
 import trio
@@ -21,7 +20,7 @@ import trio
 from sentinel.connection import BUSY, READABLE, Connection
 from sentinel.edge.forwarded import is_proxy
 from sentinel.errors import Unavailable
-from sentinel.http import Request, Response, problem
+from sentinel.http import Exchange, Request, Response, problem
 from sentinel.http1 import Limits, encode_response
 from sentinel.logs import Outage, describe, log
 from sentinel.tls import TlsSocket, TlsStream
@@ -36,9 +35,8 @@ HANDLED_MAX = 2_000  # requests that are being handled at a time; the others wai
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-Answer = Callable[[Response], None]
 Handle = Callable[[Request], Awaitable[Response]]
-Begin = Callable[[Request, Answer], bool]
+Begin = Callable[[Sequence[Exchange]], Sequence[Exchange]]
 HandOver = Callable[[trio.SocketStream | TlsStream, bytes, str], Awaitable[None]]
 
 
@@ -48,15 +46,15 @@ class Lane:
     Serves connections until closed. `handle` answers a request; `hand_over` serves what is not for the lane.
 
     The latter gets the stream, what was read from it already, and the client's address ("" if it has none). `begin`, if given, is
-    asked before `handle`: it answers by a call, now or later, or says False. Unless `alone`, other processes accept from the same
-    socket. With `tls`, which is asked for each connection, only TLS is spoken.
+    asked before `handle`: it answers requests that came together, now or later, and gives back those that it leaves to `handle`.
+    Unless `alone`, other processes accept from the same socket. With `tls`, which is asked for each connection, only TLS is spoken.
     """
 
     handle: Handle
     hand_over: HandOver
     limits: Limits
     alone: bool = True
-    begin: Begin = lambda _request, _answer: False
+    begin: Begin = lambda exchanges: exchanges
     tls: Callable[[], ssl.SSLContext] | None = None
     closing: bool = attrs.field(default=False, init=False)
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
@@ -73,7 +71,7 @@ class Lane:
     _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # the same, of those who dawdle
     _turns: deque[Connection] = attrs.field(factory=deque, init=False)
     _taking_turns: bool = attrs.field(default=False, init=False)
-    _left: deque[tuple[Connection, Request, Answer]] = attrs.field(factory=deque, init=False)  # for the tasks of the pool
+    _left: deque[Exchange] = attrs.field(factory=deque, init=False)  # for the tasks of the pool
     _pipelined: deque[Connection] = attrs.field(factory=deque, init=False)  # has had a turn, and wants more
     _some_pipelined: trio.Event = attrs.field(factory=trio.Event, init=False)
     _busy: int = attrs.field(default=0, init=False)  # connections with a request that is begun and not answered
@@ -141,8 +139,17 @@ class Lane:
                     waiting[connection] = waiting.get(connection, 0) | events
                 elif descriptor in self._listeners and not self.closing:
                     self._accept(self._listeners[descriptor])
-            self._tell(quick, QUICK_AT_A_TIME)
-            self._tell(slow, SLOW_AT_A_TIME)
+            self._gather()
+
+    def _gather(self) -> None:
+        """Tell those whose turn it is; the requests that come of it are begun together."""
+        self._taking_turns = True
+        try:
+            self._tell(self._quick, QUICK_AT_A_TIME)
+            self._tell(self._slow, SLOW_AT_A_TIME)
+        finally:
+            self._taking_turns = False
+        self._take_turns()
 
     def _tell(self, waiting: OrderedDict[Connection, int], at_a_time: int) -> None:
         for _ in range(min(len(waiting), at_a_time)):
@@ -167,7 +174,7 @@ class Lane:
         try:
             tell(*what)
         except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            self._crash(connection, error)
+            self.crash(connection, error)
 
     def watch_writable(self, connection: socket.socket | TlsSocket) -> None:
         """Say when this socket takes more."""
@@ -256,7 +263,7 @@ class Lane:
         """Have the connection's requests answered, now or when others are done; False if too many wait already."""
         if request.path == "/healthz":
             self._busy += 1
-            self._begin(connection)
+            self._begin([connection])
             return True
         if self._busy >= self.limits.requests:
             return False
@@ -272,38 +279,35 @@ class Lane:
         self._taking_turns = True
         try:
             while self._turns and self._handled < HANDLED_MAX:
-                self._begin(self._turns.popleft())
+                count = min(len(self._turns), HANDLED_MAX - self._handled, QUICK_AT_A_TIME)
+                self._begin([self._turns.popleft() for _ in range(count)])
         finally:
             self._taking_turns = False
 
-    def _begin(self, connection: Connection) -> None:
-        """Handle the next request of the connection: what is not answered by itself gets a task of the pool."""
-        self._handled += 1
+    def _begin(self, connections: Sequence[Connection]) -> None:
+        """Handle the next request of each of the connections: what is not answered by itself gets a task of the pool."""
+        self._handled += len(connections)
+        turns = [turn for connection in connections if (turn := self._next_turn(connection)) is not None]
+        try:
+            for left in self.begin(turns):
+                self._leave_to_pool(left)
+        except Exception as error:  # noqa: BLE001  as in `crash`
+            for turn in turns:
+                turn.crash(error)
+
+    def _next_turn(self, connection: Connection) -> _Turn | None:
+        """The next request of the connection, unless there is none any more, or it is too late to begin with it."""
         taken = connection.next_request()
         if taken is None:
-            self._end(connection)
-            return
-        request, keep = taken
-        answer = partial(self._answer, connection, request, keep)
-        if not connection.in_time:
-            answer(BUSY)
-            return
-        asked = attrs.evolve(request, method="GET") if request.method == "HEAD" else request
-        try:
-            if not self.begin(asked, answer):
-                self._leave_to_pool(connection, asked, answer)
-        except Exception as error:  # noqa: BLE001  as in `_crash`
-            self._crash(connection, error)
-            self._end(connection)
+            self.end(connection)
+            return None
+        turn = _Turn(self, connection, *taken)
+        if connection.in_time:
+            return turn
+        turn.answer(BUSY)
+        return None
 
-    def _answer(self, connection: Connection, request: Request, keep: bool, response: Response) -> None:
-        try:
-            connection.answer(request, keep, response)
-        except Exception as error:  # noqa: BLE001  as in `_crash`
-            self._crash(connection, error)
-        self._end(connection)
-
-    def _end(self, connection: Connection) -> None:
+    def end(self, connection: Connection) -> None:
         """The request is handled, or its connection closed; what more that wants waits behind the requests of others."""
         self._handled -= 1
         if connection.has_more:
@@ -311,14 +315,14 @@ class Lane:
         else:
             try:
                 connection.done()
-            except Exception as error:  # noqa: BLE001  as in `_crash`
-                self._crash(connection, error)
+            except Exception as error:  # noqa: BLE001  as in `crash`
+                self.crash(connection, error)
             self._busy -= 1
         self._take_turns()
         if self._pipelined:
             self._some_pipelined.set()
 
-    def _crash(self, connection: Connection, error: Exception) -> None:
+    def crash(self, connection: Connection, error: Exception) -> None:
         """End this connection: a fault in one must not end the others."""
         log.exception("connection.crashed", client=connection.address, error=error)
         connection.close()
@@ -328,16 +332,15 @@ class Lane:
         while True:
             await self._some_pipelined.wait()
             await trio.lowlevel.checkpoint()
-            for _ in range(min(len(self._pipelined), PIPELINED_AT_A_TIME)):
-                if self._handled < HANDLED_MAX:
-                    self._begin(self._pipelined.popleft())
+            count = min(len(self._pipelined), HANDLED_MAX - self._handled, PIPELINED_AT_A_TIME)
+            self._begin([self._pipelined.popleft() for _ in range(count)])
             if not self._pipelined or self._handled >= HANDLED_MAX:
                 self._some_pipelined = trio.Event()
 
     # The pool
 
-    def _leave_to_pool(self, connection: Connection, request: Request, answer: Answer) -> None:
-        self._left.append((connection, request, answer))
+    def _leave_to_pool(self, exchange: Exchange) -> None:
+        self._left.append(exchange)
         if self._resting:
             trio.lowlevel.reschedule(self._resting.pop())
         else:
@@ -353,20 +356,19 @@ class Lane:
 
         while True:
             while self._left:
-                await self._handle(*self._left.popleft())
+                await self._handle(self._left.popleft())
             if self._empty.is_set():
                 return
             self._resting.append(task)
             await trio.lowlevel.wait_task_rescheduled(aborted)
 
-    async def _handle(self, connection: Connection, request: Request, answer: Answer) -> None:
+    async def _handle(self, exchange: Exchange) -> None:
         try:
-            response = await self.handle(request)
-        except Exception as error:  # noqa: BLE001  as in `_crash`
-            self._crash(connection, error)
-            self._end(connection)
+            response = await self.handle(exchange.request)
+        except Exception as error:  # noqa: BLE001  as in `crash`
+            exchange.crash(error)
         else:
-            answer(response)
+            exchange.answer(response)
 
     def hand_over_soon(self, connection: Connection, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         """Have the other server go on with this connection."""
@@ -385,6 +387,34 @@ class Lane:
             log.exception("connection.crashed", client=address, error=error)
         finally:
             self._release(address)
+
+
+class _Turn:
+    """A request that is being handled, until it is answered: once; what comes later is too late."""
+
+    __slots__ = ("_connection", "_ended", "_keep", "_lane", "_sent", "request")
+
+    def __init__(self, lane: Lane, connection: Connection, sent: Request, keep: bool) -> None:
+        self.request = attrs.evolve(sent, method="GET") if sent.method == "HEAD" else sent
+        self._lane, self._connection, self._sent, self._keep, self._ended = lane, connection, sent, keep, False
+
+    def answer(self, response: Response) -> None:
+        """Send the answer, and let the connection go on."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            self._connection.answer(self._sent, self._keep, response)
+        except Exception as error:  # noqa: BLE001  as in `crash`
+            self._lane.crash(self._connection, error)
+        self._lane.end(self._connection)
+
+    def crash(self, error: Exception) -> None:
+        """There is no answer."""
+        if not self._ended:
+            self._ended = True
+            self._lane.crash(self._connection, error)
+            self._lane.end(self._connection)
 
 
 def _stream_of(accepted: socket.socket | TlsSocket) -> trio.SocketStream | TlsStream:

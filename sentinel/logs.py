@@ -11,8 +11,8 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
@@ -75,16 +75,25 @@ class _Handler(logging.Handler):
             sys.stderr.write(line)
 
 
-def begin_request() -> int:
-    """From now on every line of this task, and of those it starts, carries the id of a new request. Gives its number."""
-    number = next(_requests)
-    _request.set(number)
-    return number
+def begin_request() -> None:
+    """From now on every line of this task, and of those it starts, carries the id of a new request."""
+    _request.set(next(_requests))
 
 
-def resume_request(number: int) -> None:
-    """From now on every line of this task carries the id of that request; of none if the number is 0."""
-    _request.set(number)
+def number_request() -> int:
+    """The number of a new request that has no task of its own: for `lines_of`."""
+    return next(_requests)
+
+
+@contextmanager
+def lines_of(number: int) -> Iterator[None]:
+    """Every line that is written within carries the id of the request with that number; as otherwise, if it is 0."""
+    before = _request.get()
+    _request.set(number or before)
+    try:
+        yield
+    finally:
+        _request.set(before)
 
 
 def begin_job(job_id: str) -> None:

@@ -1,51 +1,64 @@
-"""A webhook, from its bytes to its acknowledgment: verify, parse, keep, answer. Knows no platform and no store by name."""
+"""A webhook, from its bytes to its acknowledgment: verify, parse, keep, answer. Knows no platform and no store by name.
+
+Webhooks that came together take each step together, so that what the step needs of code stays in the processor's caches: it takes
+two thirds of the time that they need when each goes its whole way alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import attrs
 
 from sentinel.admission import Admission, Admitted, Arrival, Passage
 from sentinel.billing import Billing
-from sentinel.channels import Channel, find_channel, merge_seconds
+from sentinel.channels import Channel, Received, channels, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.billing import KIND as BILLING
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
 from sentinel.errors import MethodNotAllowed, NotFound, SentinelError, Unavailable, UnsupportedMedia
-from sentinel.http import Request, Response
+from sentinel.http import Request, Response, problem
 from sentinel.intake import Intake
-from sentinel.logs import log
+from sentinel.logs import lines_of, log
 from sentinel.model import Event, Metering, NewJob, Source, State, job_id
 from sentinel.notices import Notices
-from sentinel.values import made_often
 
 RAW_ROLE = "raw"  # the only message of a job that was not understood: the body, for a person to read
 
 
-@made_often
-class Genuine:
-    """A webhook whose sender has proved itself, and how."""
+@attrs.define(eq=False)
+class Webhook:
+    """
+    A webhook on its way, and what is known of it so far.
 
-    channel: Channel
-    source: Source
+    Attributes:
+        number: of the request, for lines that are not written in a task of its own; 0 in one.
+        goes_on: whether there is more to do before its commit; if not, the answer or the fault is there, or it is a biller's.
+        answer: what is sent, if it is kept or once it is.
+        fault: what went wrong that is not the webhook's fault.
+    """
+
     request: Request
-    proof: str
+    channel_name: str
+    source_name: str
     now: float
+    number: int = 0
+    goes_on: bool = True
+    answer: Response | None = None
+    fault: Exception | None = None
+    channel: Channel = attrs.field(init=False)
+    source: Source = attrs.field(init=False)
+    proof: str = attrs.field(init=False)
+    received: Received = attrs.field(init=False)
+    admitted: Admitted = attrs.field(init=False)
+    jobs: list[NewJob] = attrs.field(init=False)
+    notices: list[NewJob] = attrs.field(init=False)
 
-
-@made_often
-class Taken:
-    """A genuine webhook of which something is to be kept: what that is, and the answer once it is."""
-
-    genuine: Genuine
-    admitted: Admitted
-    jobs: list[NewJob]
-    notices: list[NewJob]
-    answer: Response
+    def end(self, answer: Response) -> None:
+        """Nothing is to be kept."""
+        self.goes_on, self.answer = False, answer
 
 
 @attrs.frozen(eq=False)
@@ -59,120 +72,123 @@ class Webhooks:
     text_characters_max: int
     notices: Notices = attrs.field(factory=Notices)
 
-    async def receive(self, request: Request, channel_name: str, source_name: str, now: float) -> Response:
+    async def receive(self, webhook: Webhook) -> Response:
         """The platform's acknowledgment once every item is kept, or the refusal in the platform's own shape."""
-        taken = self.take(request, channel_name, source_name, now)
-        if isinstance(taken, Response):
-            return taken
-        if isinstance(taken, Genuine):
-            return await self._bill(taken)
+        self.take([webhook])
+        if webhook.fault is not None:
+            raise webhook.fault
+        if not webhook.goes_on:
+            return await self._bill(webhook) if webhook.answer is None else webhook.answer
         outcome: list[bool] | Exception = Unavailable("Nobody waits for the answer any more.")  # if this is cancelled
         try:
-            outcome = await self.intake.accept([*taken.jobs, *taken.notices])
+            outcome = await self.intake.accept([*webhook.jobs, *webhook.notices])
         except Exception as error:  # noqa: BLE001  `end` raises what it is not the answer to
             outcome = error
         finally:
-            answer = self.end(taken, outcome)
+            answer = self.end(webhook, outcome)
         return answer
 
-    def begin(
-        self,
-        request: Request,
-        channel_name: str,
-        source_name: str,
-        now: float,
-        told: Callable[[Taken, list[bool] | Exception], None],
-    ) -> Response | None:
-        """
-        As `receive`, for a caller without a task: the answer, if it is known at once; or `told` gets what `end` makes it of, once.
-
-        Not for a source that `has_to_wait`.
-        """
-        taken = self.take(request, channel_name, source_name, now)
-        if isinstance(taken, Response):
-            return taken
-        assert isinstance(taken, Taken)
-        self.intake.keep([*taken.jobs, *taken.notices], partial(told, taken))
-        return None
+    def keep(self, webhook: Webhook, told: Callable[[list[bool] | Exception], None]) -> None:
+        """Have a webhook that was taken and goes on kept, for a caller without a task: `told` gets what `end` wants, once."""
+        self.intake.keep([*webhook.jobs, *webhook.notices], told)
 
     def has_to_wait(self, channel_name: str, source_name: str) -> bool:
         """Whether webhooks of that source are answered by what `receive` waits for, and not by a commit: those of a biller."""
         source = self.directory.current.sources.get((channel_name, source_name))
         return source is not None and source.setting("kind") == BILLING
 
-    def take(self, request: Request, channel_name: str, source_name: str, now: float) -> Response | Taken | Genuine:
-        """What is to be kept of a webhook, or its answer where nothing is; Genuine if it is a biller's."""
-        channel = find_channel(channel_name)
-        try:
-            if request.path.count("/") > 3 and not channel.path_token:
-                raise NotFound("There is nothing at this path.")
-            return self._take(channel, self.directory.source(channel_name, source_name), request, now)
-        except SentinelError as error:
-            return _refuse(channel, source_name, request, error)
+    def take(self, webhooks: Sequence[Webhook]) -> None:
+        """Find out what is to be kept of each webhook, or its answer where nothing is. Raises nothing."""
+        for step in (self._find, self._verify, self._read, self._admit, self._make_jobs):
+            for webhook in webhooks:
+                if webhook.goes_on:
+                    try:
+                        step(webhook)
+                    except SentinelError as error:
+                        webhook.end(_refuse(webhook, error))
+                    except Exception as error:  # noqa: BLE001  it belongs to one, and must not reach the others
+                        webhook.goes_on, webhook.answer, webhook.fault = False, None, error
 
-    def _take(self, channel: Channel, source: Source, request: Request, now: float) -> Response | Taken | Genuine:
+    # The steps
+
+    def _find(self, webhook: Webhook) -> None:
+        """Whose it is; and the answer, if it is not a POST."""
+        request, channel = webhook.request, channels().get(webhook.channel_name)
+        if channel is None:
+            webhook.end(problem(NotFound("There is no channel of that name.")))
+            return
+        webhook.channel = channel
+        if request.path.count("/") > 3 and not channel.path_token:
+            raise NotFound("There is nothing at this path.")
+        webhook.source = self.directory.source(webhook.channel_name, webhook.source_name)
         if request.method == "GET":
-            return channel.handshake(request, source)
-        if request.method != "POST":
+            webhook.end(channel.handshake(request, webhook.source))
+        elif request.method != "POST":
             raise MethodNotAllowed(("GET", "POST"))
-        check_media(request, channel.content_types)
-        genuine = Genuine(channel, source, request, channel.verify(request, source, now), now)
-        if source.setting("kind") == BILLING:
-            return genuine
-        received = channel.parse(request, source)
-        answer = received.answer or channel.acknowledge(source)
-        if received.ignored:
-            log.info("webhook.ignored", channel=source.channel, source=source.name, items=received.ignored)
-        if not received.events:
-            return answer
-        senders = [event.sender for event in received.events]
-        admitted = self.admission.admit(
-            Arrival(channel.caller, genuine.proof, source.tenant, f"{source.channel}/{source.name}", senders), now
-        )
-        jobs, notices = self._sort(genuine, received.events, admitted)
-        return Taken(genuine, admitted, jobs, notices, answer) if jobs or notices else answer
+        else:
+            check_media(request, channel.content_types)
 
-    def end(self, taken: Taken, outcome: list[bool] | Exception) -> Response:
+    def _verify(self, webhook: Webhook) -> None:
+        webhook.proof = webhook.channel.verify(webhook.request, webhook.source, webhook.now)
+        webhook.goes_on = webhook.source.setting("kind") != BILLING
+
+    def _read(self, webhook: Webhook) -> None:
+        webhook.received = received = webhook.channel.parse(webhook.request, webhook.source)
+        webhook.answer = received.answer or webhook.channel.acknowledge(webhook.source)
+        if received.ignored:
+            with lines_of(webhook.number):
+                log.info("webhook.ignored", channel=webhook.channel_name, source=webhook.source_name, items=received.ignored)
+        webhook.goes_on = bool(received.events)
+
+    def _admit(self, webhook: Webhook) -> None:
+        source = webhook.source
+        senders = [event.sender for event in webhook.received.events]
+        arrival = Arrival(webhook.channel.caller, webhook.proof, source.tenant, f"{source.channel}/{source.name}", senders)
+        webhook.admitted = self.admission.admit(arrival, webhook.now)
+
+    def _make_jobs(self, webhook: Webhook) -> None:
+        """The jobs of those who were let in, and the notices to those who were not."""
+        decided = list(zip(webhook.received.events, webhook.admitted.passages, strict=True))
+        webhook.jobs = [self._new_job(event, webhook, passage) for event, passage in decided if not passage.told]
+        webhook.notices = []
+        if len(webhook.jobs) < len(decided):
+            refused = [(event, passage.told) for event, passage in decided if passage.told]
+            told = {"items": len(refused), "checks": sorted({check for _, check in refused})}
+            with lines_of(webhook.number):
+                log.info("webhook.told", channel=webhook.channel_name, source=webhook.source_name, **told)
+            webhook.notices = self.notices.due(webhook.channel, webhook.source, refused, webhook.proof, webhook.now)
+        webhook.goes_on = bool(webhook.jobs or webhook.notices)
+
+    def end(self, webhook: Webhook, outcome: list[bool] | Exception) -> Response:
         """
         The answer when it is known which of the jobs and notices are new, or why they are not kept; the admission learns it too.
 
-        To be called once for each webhook that was taken. Raises what is no fault of the webhook's.
+        To be called once for each webhook that was taken and went on. Raises what is no fault of the webhook's.
         """
-        jobs = taken.jobs
+        jobs, answer = webhook.jobs, webhook.answer
+        assert answer is not None
         created = outcome[: len(jobs)] if isinstance(outcome, list) else []
-        self.admission.settle(taken.admitted, created)
+        self.admission.settle(webhook.admitted, created)
         if isinstance(outcome, Exception):
-            self.notices.undo(taken.notices)
+            self.notices.undo(webhook.notices)
             if isinstance(outcome, SentinelError):
-                return _refuse(taken.genuine.channel, taken.genuine.source.name, taken.genuine.request, outcome)
+                return _refuse(webhook, outcome)
             raise outcome
         for job in jobs:
             if found := job.options.get("screening"):
-                log.info("job.screened", job=job.id, state=job.state, **found)
-        return _with_ids(taken.answer, jobs, created) if jobs else taken.answer
+                with lines_of(webhook.number):
+                    log.info("job.screened", job=job.id, state=job.state, **found)
+        return _with_ids(answer, jobs, created) if jobs else answer
 
-    async def _bill(self, genuine: Genuine) -> Response:
+    async def _bill(self, webhook: Webhook) -> Response:
         try:
-            return await self.billing.receive(genuine.request, genuine.source, genuine.now)
+            return await self.billing.receive(webhook.request, webhook.source, webhook.now)
         except SentinelError as error:
-            return _refuse(genuine.channel, genuine.source.name, genuine.request, error)
+            return _refuse(webhook, error)
 
-    def _sort(self, genuine: Genuine, events: Sequence[Event], admitted: Admitted) -> tuple[list[NewJob], list[NewJob]]:
-        """The jobs of those who were let in, and the notices to those who were not."""
-        decided = list(zip(events, admitted.passages, strict=True))
-        jobs = [self._new_job(event, genuine, passage, admitted.metering) for event, passage in decided if not passage.told]
-        if len(jobs) == len(events):
-            return jobs, []
-        refused = [(event, passage.told) for event, passage in decided if passage.told]
-        source = genuine.source
-        log.info(
-            "webhook.told", channel=source.channel, source=source.name, items=len(refused), checks=sorted({c for _, c in refused})
-        )
-        return jobs, self.notices.due(genuine.channel, source, refused, genuine.proof, genuine.now)
-
-    def _new_job(self, event: Event, genuine: Genuine, passage: Passage, metering: Metering) -> NewJob:
+    def _new_job(self, event: Event, webhook: Webhook, passage: Passage) -> NewJob:
         """The job of an event. What is suspicious, too long or not understood is kept like all others, and waits for a person."""
-        source, request, now = genuine.source, genuine.request, genuine.now
+        source, request, now = webhook.source, webhook.request, webhook.now
         message = {"role": "user", "content": event.text}
         if event.problem:
             message = {"role": RAW_ROLE, "content": request.body.decode("utf-8", "replace").replace("\0", "\ufffd")}
@@ -189,7 +205,7 @@ class Webhooks:
             external_id=event.external_id or identity,
             input=(message,),
             received_at=now,
-            verified_by=genuine.proof,
+            verified_by=webhook.proof,
             conversation=event.conversation or None,
             sender=event.sender,
             reply_to=event.reply_to,
@@ -197,14 +213,15 @@ class Webhooks:
             state=State.SCHEDULED if run_at > now else state,
             last_error=reason,
             run_at=run_at if run_at > now else None,
-            metering=Metering.NONE if event.problem or state is State.CANCELLED else metering,
+            metering=Metering.NONE if event.problem or state is State.CANCELLED else webhook.admitted.metering,
         )
 
 
-def _refuse(channel: Channel, source_name: str, request: Request, error: SentinelError) -> Response:
-    told = {"status": error.status, "reason": error.detail, "client": request.client}
-    log.info("webhook.refused", channel=channel.name, source=source_name, **told)
-    return channel.refuse(error)
+def _refuse(webhook: Webhook, error: SentinelError) -> Response:
+    told = {"status": error.status, "reason": error.detail, "client": webhook.request.client}
+    with lines_of(webhook.number):
+        log.info("webhook.refused", channel=webhook.channel_name, source=webhook.source_name, **told)
+    return webhook.channel.refuse(error)
 
 
 def screening_option(found: Screening) -> dict[str, Any]:

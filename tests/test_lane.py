@@ -6,7 +6,7 @@ import random
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
@@ -17,9 +17,9 @@ import trio
 
 from sentinel.connection import Connection
 from sentinel.errors import SentinelError
-from sentinel.http import Request, Response
+from sentinel.http import Exchange, Request, Response
 from sentinel.http1 import Limits, Reader
-from sentinel.lane import SLOW_AT_A_TIME, Answer, Begin, Handle, Lane
+from sentinel.lane import SLOW_AT_A_TIME, Begin, Handle, Lane
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -131,7 +131,7 @@ def test_mutated_requests_never_crash_the_reader() -> None:
 
 @asynccontextmanager
 async def open_lane(
-    limits: Limits = LIMITS, handle: Handle | None = None, begin: Begin = lambda _request, _answer: False
+    limits: Limits = LIMITS, handle: Handle | None = None, begin: Begin = lambda exchanges: exchanges
 ) -> AsyncIterator[tuple[Lane, tuple[str, int]]]:
     """A lane on a free port; unless told otherwise, its handler answers with the request's body."""
 
@@ -536,16 +536,20 @@ class Later:
     """A `begin` that takes what is under /later and answers when it is told to; /now it answers at once, /bad it fails."""
 
     def __init__(self) -> None:
-        self.answers: list[tuple[Request, Answer]] = []
+        self.answers: list[Exchange] = []
 
-    def __call__(self, request: Request, answer: Answer) -> bool:
-        if request.path == "/bad":
+    def __call__(self, exchanges: Sequence[Exchange]) -> list[Exchange]:
+        return [exchange for exchange in exchanges if not self.begins(exchange)]
+
+    def begins(self, exchange: Exchange) -> bool:
+        path = exchange.request.path
+        if path == "/bad":
             raise ZeroDivisionError
-        if request.path == "/now":
-            answer(Response(200, b"now " + request.body))
-        elif request.path == "/later":
-            self.answers.append((request, answer))
-        return request.path in ("/now", "/later")
+        if path == "/now":
+            exchange.answer(Response(200, b"now " + exchange.request.body))
+        elif path == "/later":
+            self.answers.append(exchange)
+        return path in ("/now", "/later")
 
     async def begun(self, count: int) -> None:
         """Wait until so many wait for their answer."""
@@ -556,8 +560,8 @@ class Later:
     def answer(self, count: int = 1) -> None:
         """Answer the first of them with their bodies."""
         now, self.answers = self.answers[:count], self.answers[count:]
-        for request, answer in now:
-            answer(Response(200, b"later " + request.body))
+        for one in now:
+            one.answer(Response(200, b"later " + one.request.body))
 
 
 def post(path: str, body: bytes = b"", *more: str) -> bytes:
@@ -614,7 +618,7 @@ async def test_a_begin_that_fails_ends_one_connection() -> None:
         stream = await trio.open_tcp_stream(*address)
         await stream.send_all(post("/later"))
         await later.begun(1)
-        later.answers.pop()[1](Response(200, b"", (("bad", "line\r\nbreak"),)))
+        later.answers.pop().answer(Response(200, b"", (("bad", "line\r\nbreak"),)))
         assert await stream.receive_some() == b""
         await stream.aclose()
         assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
@@ -678,10 +682,11 @@ async def test_who_waits_unread_is_told_in_time(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sentinel.lane.QUICK_AT_A_TIME", 1)
     monkeypatch.setattr("sentinel.connection.QUEUE_SECONDS_MAX", 0.2)
 
-    def begin(_request: Request, answer: Answer) -> bool:
-        time.sleep(0.05)  # the work of a webhook, which nothing else can interrupt
-        answer(Response(200))
-        return True
+    def begin(exchanges: Sequence[Exchange]) -> list[Exchange]:
+        for one in exchanges:
+            time.sleep(0.05)  # the work of a webhook, which nothing else can interrupt
+            one.answer(Response(200))
+        return []
 
     async with open_lane(begin=begin) as (_, address), AsyncExitStack() as held:
         streams = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(12)]
