@@ -20,6 +20,17 @@ _CALLERS_FAULTS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceE
 RECORD_FILE = "The file of the record"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "temp_store = MEMORY",
+    # Ids are spread over their whole index, so a commit touches a page for each job. By default (2 MB of cache, 1,000 pages
+    # of WAL) most of them are read anew each time, and copied into the file every second commit.
+    "cache_size = -16384",  # in KiB, when below 0
+    "wal_autocheckpoint = 4000",  # pages of 4 KiB
+)
+
 
 class Damaged(StoreFailed):
     """The file is not what SQLite wrote."""
@@ -42,7 +53,7 @@ class SqliteFile:
         try:
             self.connection.row_factory = sqlite3.Row
             with translated(name):
-                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY"):
+                for pragma in PRAGMAS:
                     self.execute(f"PRAGMA {pragma}")
         except BaseException:
             self.connection.close()
