@@ -139,23 +139,20 @@ class Lane:
                     waiting[connection] = waiting.get(connection, 0) | events
                 elif descriptor in self._listeners and not self.closing:
                     self._accept(self._listeners[descriptor])
-            self._gather()
+            self._tell(quick, QUICK_AT_A_TIME)
+            self._tell(slow, SLOW_AT_A_TIME)
 
-    def _gather(self) -> None:
+    def _tell(self, waiting: OrderedDict[Connection, int], at_a_time: int) -> None:
         """Tell those whose turn it is; the requests that come of it are begun together."""
         self._taking_turns = True
         try:
-            self._tell(self._quick, QUICK_AT_A_TIME)
-            self._tell(self._slow, SLOW_AT_A_TIME)
+            for _ in range(min(len(waiting), at_a_time)):
+                connection, events = waiting.popitem(last=False)
+                if not connection.closed:
+                    self._guard(connection, connection.ready, events)
         finally:
             self._taking_turns = False
         self._take_turns()
-
-    def _tell(self, waiting: OrderedDict[Connection, int], at_a_time: int) -> None:
-        for _ in range(min(len(waiting), at_a_time)):
-            connection, events = waiting.popitem(last=False)
-            if not connection.closed:
-                self._guard(connection, connection.ready, events)
 
     async def _end_the_late(self) -> None:
         """Tell whoever has waited too long for its peer: one clock for all, cheaper than a cancel scope for each wait."""
