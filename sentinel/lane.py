@@ -28,7 +28,9 @@ from sentinel.tls import TlsSocket, TlsStream
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
 QUICK_AT_A_TIME = 32  # each may be a whole webhook; in between, a commit that is over is answered and the next one begun
-ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 4_096, 16  # a process must not take all that others are as ready to take
+# More than are looked at in the same pass, so that a spike is not left in the kernel's queue, but no burst that holds up all others.
+# Of a shared socket less: a process must not take all that others are as ready to take.
+ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 64, 16
 SLOW_AT_A_TIME, LATE_AT_A_TIME = 8, 32  # of those who dawdle, before anybody else is looked after again
 PIPELINED_AT_A_TIME = 8  # the same for requests that came with another one of their connection
 HANDLED_MAX = 2_000  # requests that are being handled at a time; the others wait for their turn
@@ -187,7 +189,7 @@ class Lane:
             self._epoll.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Drain the whole accept queue in one pass: with one connection a pass, the last of a spike waits for all others."""
+        """Take many in one pass: with one connection a pass, the last of a spike waits for all others."""
         for _ in range(ACCEPTED_AT_A_TIME if self.alone else ACCEPTED_OF_SHARED):
             try:
                 accepted, peer = listener.accept()
