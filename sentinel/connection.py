@@ -124,6 +124,7 @@ class Connection:
         if not self.closed:
             self.closed = True
             self._let_go()
+            self._reader.close()
             self._lane.forget(self, self._socket.fileno())
             self._socket.close()
 
@@ -160,6 +161,7 @@ class Connection:
         if data and self._is_stream(data):
             self.closed = True
             self._let_go()
+            self._reader.close()
             self._lane.hand_over_soon(self, self._socket, data)
             return
         if data:
@@ -189,6 +191,7 @@ class Connection:
             self._begin_tls(opening.rest)
         elif opening.http2:
             self.closed = True
+            reader.close()
             self._lane.hand_over_soon(self, self._socket, opening.rest)
         else:
             self._opened = True

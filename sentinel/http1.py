@@ -108,6 +108,11 @@ class Reader:
         else:
             self.error = self.error or BadInput("This server offers no upgrade.")
 
+    def close(self) -> None:
+        """Read nothing more. Reader and parser know each other: the garbage collector would have to part thousands at once."""
+        self._ended = True
+        del self._parser, self._may_hold
+
     # llhttp's events
 
     def on_message_begin(self) -> None:

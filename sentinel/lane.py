@@ -28,7 +28,7 @@ from sentinel.tls import TlsSocket, TlsStream
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
 QUICK_AT_A_TIME = 32  # each may be a whole webhook; in between, a commit that is over is answered and the next one begun
-# More than are looked at in the same pass, so that a spike is not left in the kernel's queue, but no burst that holds up all others.
+# More than are looked at in the same pass, so that no spike is left in the kernel's queue; not so many that others are held up.
 # Of a shared socket less: a process must not take all that others are as ready to take.
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 64, 16
 SLOW_AT_A_TIME, LATE_AT_A_TIME = 8, 32  # of those who dawdle, before anybody else is looked after again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import resource
 import socket
@@ -608,6 +609,24 @@ async def test_a_connection_that_ends_before_its_answer() -> None:
         await trio.sleep(0.05)
         assert (lane._busy, lane._handled, lane.connections, later.answers) == (0, 0, 0, [])
         assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
+
+
+async def test_what_is_closed_is_freed_at_once() -> None:
+    """Connections that are over leave nothing for the garbage collector, which would hold up everybody for thousands of them."""
+    bad = (b"GET / HTTP/1.1\r\n\r\n", b"nonsense\r\n\r\n", b"PRI * HTTP/2.0\r\n")
+    async with open_lane() as (lane, address):
+        gc.collect()
+        gc.disable()
+        try:
+            for request in (post("/x", b"", "Connection: close"), *bad) * 10:
+                await exchange(address, request)
+            with trio.fail_after(5):
+                while lane.connections:
+                    await trio.sleep(0.01)
+            left = [one for one in gc.get_objects() if isinstance(one, Connection | Reader)]
+        finally:
+            gc.enable()
+        assert len(left) <= 4, left  # what loops looked at last
 
 
 async def test_a_begin_that_fails_ends_one_connection() -> None:
