@@ -124,6 +124,7 @@ def slow(pid: int, url: str, requests: str, address: tuple[str, int], seconds: f
     with slow_ones(address):
         waits("beside slow ones", pid, address, PING_SECONDS)
     with subprocess.Popen([sys.executable, __file__, "--watch", str(pid)], stdout=subprocess.PIPE, text=True) as watching:
+        good("warming up", pid, url, requests, seconds / TURNS)
         for _ in range(TURNS):
             good("alone", pid, url, requests, seconds / TURNS)
             with slow_ones(address):
@@ -165,9 +166,10 @@ def waits(name: str, pid: int, address: tuple[str, int], seconds: float) -> None
 
 @contextmanager
 def slow_ones(address: tuple[str, int]) -> Iterator[None]:
-    """Slow clients in a process of their own."""
+    """Slow clients in a process of their own, which stands back for all others: real ones would be on other machines."""
     child = os.fork()
     if child == 0:
+        os.nice(10)
         clients = Slow(address)
         while True:
             time.sleep(0.5)
