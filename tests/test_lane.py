@@ -20,7 +20,7 @@ from sentinel.connection import Connection
 from sentinel.errors import SentinelError
 from sentinel.http import Exchange, Request, Response
 from sentinel.http1 import Limits, Reader
-from sentinel.lane import SLOW_AT_A_TIME, Begin, Handle, Lane
+from sentinel.lane import QUICK_AT_A_TIME, SLOW_AT_A_TIME, Begin, Handle, Lane
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -609,6 +609,26 @@ async def test_a_connection_that_ends_before_its_answer() -> None:
         await trio.sleep(0.05)
         assert (lane._busy, lane._handled, lane.connections, later.answers) == (0, 0, 0, [])
         assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
+
+
+async def test_what_came_together_is_begun_together() -> None:
+    """The requests that one look at the sockets has found are begun by one call, as many as are looked at in it."""
+    sizes: list[int] = []
+
+    def begin(exchanges: Sequence[Exchange]) -> list[Exchange]:
+        sizes.append(len(exchanges))
+        for one in exchanges:
+            one.answer(Response(200))
+        return []
+
+    async with open_lane(begin=begin) as (_, address), AsyncExitStack() as held:
+        streams = [await held.enter_async_context(await trio.open_tcp_stream(*address)) for _ in range(QUICK_AT_A_TIME + 8)]
+        await trio.sleep(0.05)
+        for stream in streams:
+            stream.socket._sock.send(post("/now"))
+        for stream in streams:
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+    assert sizes == [QUICK_AT_A_TIME, 8]
 
 
 async def test_what_is_closed_is_freed_at_once() -> None:
