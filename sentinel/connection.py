@@ -15,6 +15,7 @@ from sentinel.edge.forwarded import is_proxy, read_opening
 from sentinel.errors import BadInput, SentinelError, TooSlow, Unavailable
 from sentinel.http import Request, Response, problem
 from sentinel.http1 import Reader, encode_response
+from sentinel.logs import log
 from sentinel.tls import HANDSHAKE, TlsSocket
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ class Connection:
             self._go_on()
         if self._unread:
             self._read()
+
+    def crash(self, error: Exception) -> None:
+        """End this connection: a fault in one must not end the others."""
+        log.exception("connection.crashed", client=self.address, error=error)
+        self.close()
 
     def close(self) -> None:
         """Give everything back. Idempotent."""
@@ -240,7 +246,7 @@ class Connection:
     def _is_taken(self, request: Request) -> bool:
         if request.client != self.address and not self._lane.rename(self, request.client):
             return False
-        return self._lane.take_turn(self, request)
+        return self._lane.turns.take(self, request)
 
     def _rest(self) -> None:
         self._let_go()

@@ -10,20 +10,21 @@ import errno
 import select
 import socket
 import ssl
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import attrs
 import trio
 
-from sentinel.connection import BUSY, READABLE, Connection
+from sentinel.connection import READABLE, Connection
 from sentinel.edge.forwarded import is_proxy
 from sentinel.errors import Unavailable
-from sentinel.http import Exchange, Request, Response, problem
+from sentinel.http import problem
 from sentinel.http1 import Limits, encode_response
 from sentinel.logs import Outage, describe, log
 from sentinel.tls import TlsSocket, TlsStream
+from sentinel.turns import Begin, Handle, Turns
 
 CLOCK_SECONDS = 0.1
 EVENTS_AT_A_TIME = 1_024
@@ -32,13 +33,9 @@ QUICK_AT_A_TIME = 32  # each may be a whole webhook; in between, a commit that i
 # Of a shared socket less: a process must not take all that others are as ready to take.
 ACCEPTED_AT_A_TIME, ACCEPTED_OF_SHARED = 64, 16
 SLOW_AT_A_TIME, LATE_AT_A_TIME = 8, 32  # of those who dawdle, before anybody else is looked after again
-PIPELINED_AT_A_TIME = 8  # the same for requests that came with another one of their connection
-HANDLED_MAX = 2_000  # requests that are being handled at a time; the others wait for their turn
 EXHAUSTED_SECONDS = 0.1  # out of descriptors: look again after this, instead of spinning
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
-Handle = Callable[[Request], Awaitable[Response]]
-Begin = Callable[[Sequence[Exchange]], Sequence[Exchange]]
 HandOver = Callable[[trio.SocketStream | TlsStream, bytes, str], Awaitable[None]]
 
 
@@ -60,6 +57,7 @@ class Lane:
     tls: Callable[[], ssl.SSLContext] | None = None
     closing: bool = attrs.field(default=False, init=False)
     now: float = attrs.field(default=0.0, init=False)  # trio's clock as the poller last saw it
+    turns: Turns = attrs.field(init=False)
     bodies_bytes: int = attrs.field(default=0, init=False)
     connections: int = attrs.field(default=0, init=False)
     served: int = attrs.field(default=0, init=False)  # so far, like the next two
@@ -71,17 +69,12 @@ class Lane:
     _epoll: select.epoll = attrs.field(factory=select.epoll, init=False)
     _quick: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # what it has not been told yet
     _slow: OrderedDict[Connection, int] = attrs.field(factory=OrderedDict, init=False)  # the same, of those who dawdle
-    _turns: deque[Connection] = attrs.field(factory=deque, init=False)
-    _taking_turns: bool = attrs.field(default=False, init=False)
-    _left: deque[Exchange] = attrs.field(factory=deque, init=False)  # for the tasks of the pool
-    _pipelined: deque[Connection] = attrs.field(factory=deque, init=False)  # has had a turn, and wants more
-    _some_pipelined: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _busy: int = attrs.field(default=0, init=False)  # connections with a request that is begun and not answered
-    _handled: int = attrs.field(default=0, init=False)  # requests that are being handled
-    _resting: list[trio.lowlevel.Task] = attrs.field(factory=list, init=False)
     _exhausted: Outage = attrs.field(factory=lambda: Outage("lane.exhausted"), init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
     _empty: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.turns = Turns(self.handle, self.begin, self.limits.requests)
 
     async def run(self, listeners: Sequence[socket.socket]) -> None:
         """Accept and serve for ever; when `close` was called, until the last request that had begun is answered."""
@@ -89,20 +82,19 @@ class Lane:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         try:
             async with trio.open_nursery() as self._nursery:
+                self.turns.pool = self._nursery
                 async with trio.open_nursery() as looking:
                     looking.start_soon(self._poll)
                     looking.start_soon(self._end_the_late)
-                    looking.start_soon(self._begin_pipelined)
+                    looking.start_soon(self.turns.run)
                     self._listen()
                     await self._empty.wait()
                     looking.cancel_scope.cancel()
-                while self._resting:
-                    trio.lowlevel.reschedule(self._resting.pop())
+                self.turns.close()
         finally:
             for connection in list(self._served.values()):
                 connection.close()
-            self._turns.clear()  # commits that are under way still answer, and nothing is to begin upon it
-            self._pipelined.clear()
+            self.turns.clear()
             self._epoll.close()
 
     def close(self) -> None:
@@ -141,20 +133,18 @@ class Lane:
                     waiting[connection] = waiting.get(connection, 0) | events
                 elif descriptor in self._listeners and not self.closing:
                     self._accept(self._listeners[descriptor])
-            self._tell(quick, QUICK_AT_A_TIME)
-            self._tell(slow, SLOW_AT_A_TIME)
+            if quick:
+                self._tell(quick, QUICK_AT_A_TIME)
+            if slow:
+                self._tell(slow, SLOW_AT_A_TIME)
 
     def _tell(self, waiting: OrderedDict[Connection, int], at_a_time: int) -> None:
         """Tell those whose turn it is; the requests that come of it are begun together."""
-        self._taking_turns = True
-        try:
+        with self.turns.together():
             for _ in range(min(len(waiting), at_a_time)):
                 connection, events = waiting.popitem(last=False)
                 if not connection.closed:
                     self._guard(connection, connection.ready, events)
-        finally:
-            self._taking_turns = False
-        self._take_turns()
 
     async def _end_the_late(self) -> None:
         """Tell whoever has waited too long for its peer: one clock for all, cheaper than a cancel scope for each wait."""
@@ -172,8 +162,8 @@ class Lane:
         """Whatever goes wrong on one connection ends it alone."""
         try:
             tell(*what)
-        except Exception as error:  # noqa: BLE001  a fault in one connection must not end the others
-            self.crash(connection, error)
+        except Exception as error:  # noqa: BLE001  as in `Connection.crash`
+            connection.crash(error)
 
     def watch_writable(self, connection: socket.socket | TlsSocket) -> None:
         """Say when this socket takes more."""
@@ -256,118 +246,7 @@ class Lane:
         if self.closing and not self.connections:
             self._empty.set()
 
-    # Handling
-
-    def take_turn(self, connection: Connection, request: Request) -> bool:
-        """Have the connection's requests answered, now or when others are done; False if too many wait already."""
-        if request.path == "/healthz":
-            self._busy += 1
-            self._begin([connection])
-            return True
-        if self._busy >= self.limits.requests:
-            return False
-        self._busy += 1
-        self._turns.append(connection)
-        self._take_turns()
-        return True
-
-    def _take_turns(self) -> None:
-        """Begin with those who wait, in order, as far as there is room. Whoever is answered at once makes room for the next."""
-        if self._taking_turns:
-            return
-        self._taking_turns = True
-        try:
-            while self._turns and self._handled < HANDLED_MAX:
-                count = min(len(self._turns), HANDLED_MAX - self._handled, QUICK_AT_A_TIME)
-                self._begin([self._turns.popleft() for _ in range(count)])
-        finally:
-            self._taking_turns = False
-
-    def _begin(self, connections: Sequence[Connection]) -> None:
-        """Handle the next request of each of the connections: what is not answered by itself gets a task of the pool."""
-        self._handled += len(connections)
-        turns = [turn for connection in connections if (turn := self._next_turn(connection)) is not None]
-        try:
-            for left in self.begin(turns):
-                self._leave_to_pool(left)
-        except Exception as error:  # noqa: BLE001  as in `crash`
-            for turn in turns:
-                turn.crash(error)
-
-    def _next_turn(self, connection: Connection) -> _Turn | None:
-        """The next request of the connection, unless there is none any more, or it is too late to begin with it."""
-        taken = connection.next_request()
-        if taken is None:
-            self.end(connection)
-            return None
-        turn = _Turn(self, connection, *taken)
-        if connection.in_time:
-            return turn
-        turn.answer(BUSY)
-        return None
-
-    def end(self, connection: Connection) -> None:
-        """The request is handled, or its connection closed; what more that wants waits behind the requests of others."""
-        self._handled -= 1
-        if connection.has_more:
-            self._pipelined.append(connection)
-        else:
-            try:
-                connection.done()
-            except Exception as error:  # noqa: BLE001  as in `crash`
-                self.crash(connection, error)
-            self._busy -= 1
-        self._take_turns()
-        if self._pipelined:
-            self._some_pipelined.set()
-
-    def crash(self, connection: Connection, error: Exception) -> None:
-        """End this connection: a fault in one must not end the others."""
-        log.exception("connection.crashed", client=connection.address, error=error)
-        connection.close()
-
-    async def _begin_pipelined(self) -> None:
-        """Begin with what came behind another request of its connection, a few at a time: in between, others get their turn."""
-        while True:
-            await self._some_pipelined.wait()
-            await trio.lowlevel.checkpoint()
-            count = min(len(self._pipelined), HANDLED_MAX - self._handled, PIPELINED_AT_A_TIME)
-            self._begin([self._pipelined.popleft() for _ in range(count)])
-            if not self._pipelined or self._handled >= HANDLED_MAX:
-                self._some_pipelined = trio.Event()
-
-    # The pool
-
-    def _leave_to_pool(self, exchange: Exchange) -> None:
-        self._left.append(exchange)
-        if self._resting:
-            trio.lowlevel.reschedule(self._resting.pop())
-        else:
-            self._nursery.start_soon(self._handle_left)
-
-    async def _handle_left(self) -> None:
-        """One task of the pool: answers request after request, and rests while there is none."""
-        task = trio.lowlevel.current_task()
-
-        def aborted(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._resting.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        while True:
-            while self._left:
-                await self._handle(self._left.popleft())
-            if self._empty.is_set():
-                return
-            self._resting.append(task)
-            await trio.lowlevel.wait_task_rescheduled(aborted)
-
-    async def _handle(self, exchange: Exchange) -> None:
-        try:
-            response = await self.handle(exchange.request)
-        except Exception as error:  # noqa: BLE001  as in `crash`
-            exchange.crash(error)
-        else:
-            exchange.answer(response)
+    # Elsewhere
 
     def hand_over_soon(self, connection: Connection, accepted: socket.socket | TlsSocket, data: bytes) -> None:
         """Have the other server go on with this connection."""
@@ -386,34 +265,6 @@ class Lane:
             log.exception("connection.crashed", client=address, error=error)
         finally:
             self._release(address)
-
-
-class _Turn:
-    """A request that is being handled, until it is answered: once; what comes later is too late."""
-
-    __slots__ = ("_connection", "_ended", "_keep", "_lane", "_sent", "request")
-
-    def __init__(self, lane: Lane, connection: Connection, sent: Request, keep: bool) -> None:
-        self.request = attrs.evolve(sent, method="GET") if sent.method == "HEAD" else sent
-        self._lane, self._connection, self._sent, self._keep, self._ended = lane, connection, sent, keep, False
-
-    def answer(self, response: Response) -> None:
-        """Send the answer, and let the connection go on."""
-        if self._ended:
-            return
-        self._ended = True
-        try:
-            self._connection.answer(self._sent, self._keep, response)
-        except Exception as error:  # noqa: BLE001  as in `crash`
-            self._lane.crash(self._connection, error)
-        self._lane.end(self._connection)
-
-    def crash(self, error: Exception) -> None:
-        """There is no answer."""
-        if not self._ended:
-            self._ended = True
-            self._lane.crash(self._connection, error)
-            self._lane.end(self._connection)
 
 
 def _stream_of(accepted: socket.socket | TlsSocket) -> trio.SocketStream | TlsStream:

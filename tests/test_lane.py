@@ -20,7 +20,8 @@ from sentinel.connection import Connection
 from sentinel.errors import SentinelError
 from sentinel.http import Exchange, Request, Response
 from sentinel.http1 import Limits, Reader
-from sentinel.lane import QUICK_AT_A_TIME, SLOW_AT_A_TIME, Begin, Handle, Lane
+from sentinel.lane import QUICK_AT_A_TIME, SLOW_AT_A_TIME, Lane
+from sentinel.turns import Begin, Handle
 
 LIMITS = Limits(body_bytes=1000, body_seconds=0.3, connections_per_address=5_000)
 POST = b"POST /webhooks/generic/demo?a=1 HTTP/1.1\r\nHost: a\r\nX-One: 1\r\nX-One: 2\r\nContent-Length: 5\r\n\r\nhello"
@@ -405,7 +406,7 @@ async def test_too_many_requests_at_a_time() -> None:
 
 async def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer handlers than requests the others wait for their turn, and who waited too long is told to try again."""
-    monkeypatch.setattr("sentinel.lane.HANDLED_MAX", 2)
+    monkeypatch.setattr("sentinel.turns.HANDLED_MAX", 2)
     slow = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     answers: list[bytes] = []
     async with open_lane() as (_, address):
@@ -588,7 +589,7 @@ async def test_answers_without_a_task() -> None:
         later.answer()
         assert (await stream.receive_some()).endswith(b"later 5")
         assert await stream.receive_some() == b""
-        assert (lane._busy, lane._handled) == (0, 0)
+        assert (lane.turns.busy, lane.turns.handled) == (0, 0)
 
 
 async def test_a_connection_that_ends_before_its_answer() -> None:
@@ -607,7 +608,7 @@ async def test_a_connection_that_ends_before_its_answer() -> None:
         await trio.sleep(0.05)
         later.answer(3)  # a reset is only seen when it is read or written
         await trio.sleep(0.05)
-        assert (lane._busy, lane._handled, lane.connections, later.answers) == (0, 0, 0, [])
+        assert (lane.turns.busy, lane.turns.handled, lane.connections, later.answers) == (0, 0, 0, [])
         assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
 
 
@@ -662,12 +663,12 @@ async def test_a_begin_that_fails_ends_one_connection() -> None:
         await stream.aclose()
         assert b"now" in await exchange(address, post("/now", b"", "Connection: close"))
         await trio.sleep(0.05)
-        assert (lane._busy, lane._handled, lane.connections) == (0, 0, 0)
+        assert (lane.turns.busy, lane.turns.handled, lane.connections) == (0, 0, 0)
 
 
 async def test_turns_without_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for its answer has one of the places; the others have their turn when it is answered, but /healthz at once."""
-    monkeypatch.setattr("sentinel.lane.HANDLED_MAX", 2)
+    monkeypatch.setattr("sentinel.turns.HANDLED_MAX", 2)
     later = Later()
     answers: list[bytes] = []
     async with open_lane(begin=later) as (_, address):

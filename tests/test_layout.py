@@ -52,7 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sentinel.admin_api", "sentinel.gateway"),
     ("sentinel.tls", "sentinel.certificate"),
     ("sentinel.hypercorn_guard",),
-    ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening"),
+    ("sentinel.asgi", "sentinel.connection", "sentinel.lane", "sentinel.listening", "sentinel.turns"),
     ("sentinel.serve", "sentinel.stand_in", "sentinel.supervisor", "worker"),
     ("sentinel.demo", "sentinel.chaos"),
     ("sentinel.spike",),

@@ -17,6 +17,7 @@ import h2.connection
 import trio
 
 import sentinel.asgi
+import sentinel.connection
 import sentinel.gateway
 import sentinel.lane
 from sentinel.edge.forwarded import V2
@@ -214,7 +215,7 @@ async def fuzz(settings: Settings, seed: int, numbers: range, progress: Callable
 @asynccontextmanager
 async def _served(settings: Settings, complaints: Complaints) -> Any:
     """The true server in this process, with its words listened to."""
-    logs = [(module, module.log) for module in (sentinel.lane, sentinel.gateway)]
+    logs = [(module, module.log) for module in (sentinel.connection, sentinel.lane, sentinel.gateway)]
     for module, _ in logs:
         module.log = complaints  # type: ignore[attr-defined]
     drain, sentinel.asgi.DRAIN_SECONDS_MAX = sentinel.asgi.DRAIN_SECONDS_MAX, 0.1
