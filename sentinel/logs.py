@@ -49,9 +49,7 @@ def configure_logs(log_format: str = "text", level: str = "info") -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *_: structlog.PrintLogger(
-            sys.stderr
-        ),  # looked up each time: it may be replaced, and its old self closed
+        logger_factory=lambda *_: _Lines(sys.stderr),  # looked up each time: it may be replaced, and its old self closed
         cache_logger_on_first_use=False,
     )
     handler = _Handler()
@@ -61,6 +59,16 @@ def configure_logs(log_format: str = "text", level: str = "info") -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+class _Lines(structlog.PrintLogger):
+    """Writes lines. One that cannot be written is lost, and whoever wrote it goes on: no webhook is refused for it."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    debug = info = warning = error = critical = msg
 
 
 class _Handler(logging.Handler):

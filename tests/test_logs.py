@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import secrets
@@ -126,6 +127,19 @@ async def test_every_line_of_a_request_has_its_id(said: Said) -> None:
         lines = [json.loads(line) for line in said.getvalue().splitlines()]
         assert lines[0]["request"] == lines[1]["request"] != lines[2]["request"]
         assert {line.get("job") for line in lines} == {None, "job-1", "job-2"}
+
+
+def test_a_line_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nobody takes the lines any more, or just now, they are lost and nobody fails for it."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BlockingIOError
+
+    configure_logs("json", "info")
+    monkeypatch.setattr("sys.stderr", Full())
+    log.info("a.b")
+    log.exception("a.b", error=ValueError("no"))
 
 
 def test_plain_text_stays() -> None:
