@@ -94,7 +94,10 @@ class Gateway:
                 begun.append(_UnderWay(self, exchange, webhook, began))
         self.webhooks.take([each.webhook for each in begun])
         for each in begun:
-            each.taken()
+            try:
+                each.taken()
+            except Exception as error:  # noqa: BLE001  as in `handle`
+                each.exchange.crash(error)
         return left
 
     async def _route(self, request: Request) -> Response:
@@ -210,7 +213,7 @@ def _answer_to(error: Exception, request: Request) -> Response:
     if isinstance(error, SentinelError):
         return problem(error)
     place = "/".join(request.path[:100].split("/")[:4])  # without the secret that may follow a source's name
-    log.exception("request.crashed", method=request.method, path=place, client=request.client, error=error)
+    log.exception("request.crashed", method=request.method, path=place, client=request.client, error=error, exc_info=error)
     return problem(SentinelError("Internal error."))
 
 

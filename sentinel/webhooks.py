@@ -103,9 +103,10 @@ class Webhooks:
             for webhook in webhooks:
                 if webhook.goes_on:
                     try:
-                        step(webhook)
-                    except SentinelError as error:
-                        webhook.end(_refuse(webhook, error))
+                        try:
+                            step(webhook)
+                        except SentinelError as error:
+                            webhook.end(_refuse(webhook, error))
                     except Exception as error:  # noqa: BLE001  it belongs to one, and must not reach the others
                         webhook.goes_on, webhook.answer, webhook.fault = False, None, error
 
@@ -149,15 +150,21 @@ class Webhooks:
     def _make_jobs(self, webhook: Webhook) -> None:
         """The jobs of those who were let in, and the notices to those who were not."""
         decided = list(zip(webhook.received.events, webhook.admitted.passages, strict=True))
-        webhook.jobs = [self._new_job(event, webhook, passage) for event, passage in decided if not passage.told]
-        webhook.notices = []
-        if len(webhook.jobs) < len(decided):
-            refused = [(event, passage.told) for event, passage in decided if passage.told]
-            told = {"items": len(refused), "checks": sorted({check for _, check in refused})}
-            with lines_of(webhook.number):
-                log.info("webhook.told", channel=webhook.channel_name, source=webhook.source_name, **told)
-            webhook.notices = self.notices.due(webhook.channel, webhook.source, refused, webhook.proof, webhook.now)
+        try:
+            webhook.jobs = [self._new_job(event, webhook, passage) for event, passage in decided if not passage.told]
+            webhook.notices = [] if len(webhook.jobs) == len(decided) else self._tell(webhook, decided)
+        except BaseException:
+            self.admission.settle(webhook.admitted, ())  # none is kept
+            raise
         webhook.goes_on = bool(webhook.jobs or webhook.notices)
+
+    def _tell(self, webhook: Webhook, decided: Sequence[tuple[Event, Passage]]) -> list[NewJob]:
+        """The notices to those who were not let in."""
+        refused = [(event, passage.told) for event, passage in decided if passage.told]
+        told = {"items": len(refused), "checks": sorted({check for _, check in refused})}
+        with lines_of(webhook.number):
+            log.info("webhook.told", channel=webhook.channel_name, source=webhook.source_name, **told)
+        return self.notices.due(webhook.channel, webhook.source, refused, webhook.proof, webhook.now)
 
     def end(self, webhook: Webhook, outcome: list[bool] | Exception) -> Response:
         """

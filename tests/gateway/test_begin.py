@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from sentinel.channels import channels
+from sentinel.edge.plans import parse_line
 from sentinel.edge.screening import CLEAN, Screening
 from sentinel.gateway import Gateway
 from sentinel.http import Request, Response
@@ -172,6 +173,42 @@ async def test_a_fault_among_others(gateway: Gateway, sources: Mapping[str, Sour
         while gateway.in_flight:
             await trio.sleep(0.001)
     assert [[answer.status for answer in each.answers] for each in asked] == [[200], [500], [200]]
+
+
+async def test_a_refusal_that_fails(gateway: Gateway, sources: Mapping[str, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the answer to a refused webhook cannot be made, that is its own fault, too."""
+
+    def refuse(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sentinel.webhooks._refuse", refuse)
+    telegram = [channels()["telegram"].sample(sources["telegram"], "hello", number, time.time()) for number in range(3)]
+    asked = [Asked(request) for request in (telegram[0], attrs.evolve(telegram[1], headers={}), telegram[2])]
+    assert gateway.begin(asked) == []
+    with trio.fail_after(5):
+        while gateway.in_flight:
+            await trio.sleep(0.001)
+    assert [[answer.status for answer in each.answers] for each in asked] == [[200], [500], [200]]
+
+
+async def test_a_fault_is_told_with_its_place_and_counts_for_nothing(
+    gateway: Gateway, sources: Mapping[str, Source], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line of a fault before the commit has its trace, and what was let in with it is not counted as used."""
+
+    def screen(_text: str) -> Screening:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("sentinel.webhooks.screen", screen)
+    gateway.webhooks.admission.default = parse_line("jobs=2")
+    configure_logs("json", "info")
+    for number in range(3):
+        answer = await begun(gateway, channels()["telegram"].sample(sources["telegram"], "hello", number, time.time()))
+        assert answer is not None
+        assert answer.status == 500
+    configure_logs("json", "error")
+    (line, *_) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if "request.crashed" in line]
+    assert "in screen" in line["exception"]
 
 
 async def test_whose_line_it_is(gateway: Gateway, sources: Mapping[str, Source], capsys: pytest.CaptureFixture[str]) -> None:
