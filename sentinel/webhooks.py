@@ -14,7 +14,7 @@ import attrs
 
 from sentinel.admission import Admission, Admitted, Arrival, Passage
 from sentinel.billing import Billing
-from sentinel.channels import Channel, Received, channels, merge_seconds
+from sentinel.channels import Channel, Received, find_channel, merge_seconds
 from sentinel.directory import DirectoryFollower
 from sentinel.edge.billing import KIND as BILLING
 from sentinel.edge.screening import CLEAN, Action, Screening, action, screen
@@ -114,11 +114,12 @@ class Webhooks:
 
     def _find(self, webhook: Webhook) -> None:
         """Whose it is; and the answer, if it is not a POST."""
-        request, channel = webhook.request, channels().get(webhook.channel_name)
-        if channel is None:
-            webhook.end(problem(NotFound("There is no channel of that name.")))
+        request = webhook.request
+        try:
+            webhook.channel = channel = find_channel(webhook.channel_name)
+        except NotFound as error:  # there is nobody to say it in a platform's own shape
+            webhook.end(problem(error))
             return
-        webhook.channel = channel
         if request.path.count("/") > 3 and not channel.path_token:
             raise NotFound("There is nothing at this path.")
         webhook.source = self.directory.source(webhook.channel_name, webhook.source_name)

@@ -38,25 +38,17 @@ class Asked:
         raise error
 
 
-def begin(gateway: Gateway, request: Request) -> list[Response] | None:
-    """Where the answer that comes of `begin` will be; None if it leaves the request to `handle`."""
+async def begun(gateway: Gateway, request: Request) -> Response | None:
+    """The answer that comes of `begin`, which is given once; None if it leaves the request to `handle`."""
     asked = Asked(request)
     if gateway.begin([asked]):
         assert asked.answers == []
         return None
-    return asked.answers
-
-
-async def begun(gateway: Gateway, request: Request) -> Response | None:
-    """The answer that comes of `begin`, which is given once; None if it leaves the request to `handle`."""
-    answers = begin(gateway, request)
-    if answers is None:
-        return None
     with trio.fail_after(5):
-        while not answers:
+        while not asked.answers:
             await trio.sleep(0.001)
     await trio.sleep(0.01)
-    (answer,) = answers
+    (answer,) = asked.answers
     return answer
 
 
