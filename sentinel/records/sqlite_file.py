@@ -25,8 +25,8 @@ PRAGMAS = (
     "synchronous = FULL",
     "foreign_keys = ON",
     "temp_store = MEMORY",
-    # Ids are spread over their whole index, so a commit touches a page for each job; 2 MB, the default, forget most. A longer
-    # WAL would save as much again, by fewer checkpoints, but commits wait for each: 33 ms at 4,000 pages, 27 at 1,000.
+    # Ids are spread over their whole index, so a commit touches a page for each job; the default of 2 MB forgets most of them.
+    # A longer WAL would save a little more, by fewer checkpoints, but commits wait for each (docs/benchmarks.md).
     "cache_size = -16384",  # KiB, if it is below 0
 )
 
